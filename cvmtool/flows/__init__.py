@@ -1,0 +1,1 @@
+"""The only place where owner and host meet. Each function reads as the how-to."""

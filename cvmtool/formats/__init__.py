@@ -1,0 +1,1 @@
+"""Byte and text formats. Pure: parse and encode, no I/O, no decisions."""

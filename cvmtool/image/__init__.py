@@ -1,0 +1,1 @@
+"""BUILD. Makes guest images and container images from locked packages."""

@@ -1,0 +1,1 @@
+"""Launch digests, computed. Pure: bytes in, digest out."""

@@ -1,0 +1,1 @@
+"""TRUSTED. The owner's keys, policy and every decision."""
