@@ -1,0 +1,108 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Names on the guest's control service: operations, stages, errors, log records.
+
+Zone: shared. Pure: no I/O.
+Spec: docs/protocol.md sections 5 and 8.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from cvmtool.errors import FormatError
+
+CONTROL_ADDRESS = ("127.0.0.1", 7010)
+OWNER_USER = "owner"
+
+
+class Op(StrEnum):
+    """What the owner may ask for."""
+
+    STATUS = "status"
+    CONFIGURE = "configure"
+    RELEASE = "release"
+    RUN = "run"
+    LOGS = "logs"
+    RESULTS = "results"
+    FETCH = "fetch"
+    POWEROFF = "poweroff"
+
+
+class Stage(StrEnum):
+    """How far a guest has come."""
+
+    WAITING = "waiting"
+    CONFIGURED = "configured"
+    UNLOCKED = "unlocked"
+    RUNNING = "running"
+    DONE = "done"
+
+
+class ControlError(StrEnum):
+    """Why an operation was refused."""
+
+    ORDER = "order"
+    REQUEST = "request"
+    MANIFEST = "manifest"
+    SEALED = "sealed"
+    PACK_MISSING = "pack-missing"
+    PACK_INTEGRITY = "pack-integrity"
+    PACK_HEADER = "pack-header"
+    PACK_KEY = "pack-key"
+    OUTPUT = "output"
+
+
+class Stream(IntEnum):
+    """Where a log record came from."""
+
+    TRUNCATED = 0
+    STDOUT = 1
+    STDERR = 2
+
+
+LOG_HEADER = struct.Struct(">BQI")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRecord:
+    """A piece of the container's output."""
+
+    stream: Stream
+    microseconds: int
+    """Since the container started."""
+    data: bytes
+
+    def encode(self) -> bytes:
+        """Return the record: 13 bytes of header, then the data."""
+        return LOG_HEADER.pack(self.stream, self.microseconds, len(self.data)) + self.data
+
+
+class LogReader:
+    """Cuts a stream of bytes into log records; feed it whatever arrived."""
+
+    def __init__(self, *, limit: int = 1 << 20) -> None:
+        self._buffer = b""
+        self._limit = limit
+
+    def feed(self, data: bytes) -> list[LogRecord]:
+        """Return the records that are complete now.
+
+        Raises:
+            FormatError: an unknown stream, or a record over the limit.
+        """
+        self._buffer += data
+        records = []
+        while len(self._buffer) >= LOG_HEADER.size:
+            stream, microseconds, size = LOG_HEADER.unpack_from(self._buffer)
+            if size > self._limit or stream > Stream.STDERR:
+                raise FormatError(f"log record of stream {stream} claims {size} bytes; at most {self._limit} are allowed")
+            end = LOG_HEADER.size + size
+            if len(self._buffer) < end:
+                break
+            record = self._buffer[LOG_HEADER.size : end]
+            records.append(LogRecord(stream=Stream(stream), microseconds=microseconds, data=record))
+            self._buffer = self._buffer[end:]
+        return records
