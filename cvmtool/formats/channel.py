@@ -21,7 +21,7 @@ AGENT_PORT = "org.cvmtool.agent.0"
 PSP_PORT = "org.cvmtool.psp.0"
 
 OPEN_LINE = re.compile(rb"\nCVM1 OPEN ([0-9a-f]{64}) ([0-9a-f]{64}) ([0-9a-f]{64})\n")
-OPEN_SIZE = 12 + 64 * 3 + 2 - 1  # bytes of one OPEN line, both line feeds included
+OPEN_SIZE = len(b"\nCVM1 OPEN ") + 3 * 64 + 2 + 1  # bytes of one OPEN line, both line feeds included
 MAX_ANSWER = 128 + (MAX_EVIDENCE + 2) // 3 * 4  # bytes of the longest answer line
 
 

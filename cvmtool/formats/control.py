@@ -98,7 +98,9 @@ class LogReader:
         while len(self._buffer) >= LOG_HEADER.size:
             stream, microseconds, size = LOG_HEADER.unpack_from(self._buffer)
             if size > self._limit or stream > Stream.STDERR:
-                raise FormatError(f"log record of stream {stream} claims {size} bytes; at most {self._limit} are allowed")
+                raise FormatError(
+                    f"log record of stream {stream} claims {size} bytes; at most {self._limit} are allowed"
+                )
             end = LOG_HEADER.size + size
             if len(self._buffer) < end:
                 break

@@ -3,7 +3,8 @@
 """Strict building blocks that every cvmtool format shares: length-prefixed fields, canonical JSON, hex, base64, frames.
 
 Zone: shared. Pure: no I/O.
-Spec: docs/protocol.md, preamble and section 5. One spelling per value: a reader re-encodes what it read and refuses what differs.
+Spec: docs/protocol.md, preamble and section 5. One spelling per value: a reader re-encodes what it read and refuses
+what differs.
 """
 
 from __future__ import annotations

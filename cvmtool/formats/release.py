@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cvmtool.errors import FormatError
 from cvmtool.formats.pack import PASSPHRASE_SIZE
 from cvmtool.formats.wire import canonical_json, lp, members, parse_canonical_json, parse_hex, typed
-from cvmtool.errors import FormatError
 
 MAX_SECRETS = 65_536  # bytes, sealed or not
 _SCHEMA = "cvmtool/secrets/v1"

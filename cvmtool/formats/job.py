@@ -1,0 +1,290 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""The job manifest: everything a launch commits to, in one canonical document.
+
+Zone: shared. Pure: no I/O.
+Spec: docs/protocol.md section 1. What a user writes is job.yaml (`cvmtool.owner.jobfile`); this is what it becomes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from cvmtool.errors import FormatError
+from cvmtool.formats.evidence import host_data
+from cvmtool.formats.pack import NAME, PackDescriptor, Role, parse_pack_descriptor
+from cvmtool.formats.wire import (
+    JsonObject,
+    canonical_json,
+    members,
+    natural,
+    parse_canonical_json,
+    parse_hex,
+    typed,
+)
+
+SCHEMA = "cvmtool/job/v1"
+MAX_MANIFEST = 262_144  # bytes
+MAX_ARGUMENTS = 1_024
+MAX_OUTPUTS = 256
+MAX_PACKS = 16  # disks
+OUTPUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,7}")
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+
+class OutputKind(StrEnum):
+    """What an output must parse as before it may leave the guest."""
+
+    SAFETENSORS = "safetensors"
+    JSON = "json"
+    CSV = "csv"
+    LOG = "log"
+    FILE = "file"
+
+
+class Network(StrEnum):
+    """What the container may reach."""
+
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """One file that may leave the guest, by its path below /outputs."""
+
+    name: str
+    kind: OutputKind
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the container may use."""
+
+    memory_mib: int
+    pids: int
+    scratch_mib: int
+    outputs_mib: int
+    log_mib: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """The shape of the virtual machine. vCPU count and model are measured."""
+
+    vcpus: int
+    memory_mib: int
+    cpu: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """What runs. The digest is the owner's statement of which OCI image its pack was made from."""
+
+    oci_digest: str
+    args: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    workdir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobManifest:
+    """A job, complete. The same bytes at owner and guest; their digest is in every report of the launch."""
+
+    name: str
+    salt: str
+    """32 random bytes as hex: nobody confirms a guess of the manifest from HOST_DATA."""
+    owner_key: str
+    """The owner's Ed25519 SSH key, 32 bytes as hex."""
+    container: Container
+    packs: tuple[PackDescriptor, ...]
+    outputs: tuple[Output, ...]
+    resources: Resources
+    limits: Limits
+    network: Network
+
+    def encode(self) -> bytes:
+        """Return the canonical bytes."""
+        return canonical_json(
+            {
+                "schema": SCHEMA,
+                "name": self.name,
+                "salt": self.salt,
+                "owner_key": self.owner_key,
+                "container": {
+                    "oci_digest": self.container.oci_digest,
+                    "args": list(self.container.args),
+                    "env": dict(self.container.env),
+                    "workdir": self.container.workdir,
+                },
+                "packs": [pack.to_json() for pack in self.packs],
+                "outputs": [
+                    {"name": output.name, "kind": output.kind.value, "max_bytes": output.max_bytes}
+                    for output in self.outputs
+                ],
+                "resources": asdict(self.resources),
+                "limits": asdict(self.limits),
+                "network": self.network.value,
+            }
+        )
+
+    @property
+    def sha256(self) -> bytes:
+        """SHA-256 of the canonical bytes, 32 bytes."""
+        return hashlib.sha256(self.encode()).digest()
+
+    @property
+    def host_data(self) -> bytes:
+        """HOST_DATA of every launch of this job, 32 bytes."""
+        return host_data(owner_key=bytes.fromhex(self.owner_key), manifest_sha256=self.sha256)
+
+    @property
+    def container_pack(self) -> PackDescriptor:
+        """The pack that holds the container's root file system."""
+        return next(pack for pack in self.packs if pack.role is Role.CONTAINER)
+
+    @property
+    def inputs(self) -> tuple[PackDescriptor, ...]:
+        """The packs that appear below /inputs."""
+        return tuple(pack for pack in self.packs if pack.role is Role.INPUT)
+
+
+def parse_job_manifest(data: bytes) -> JobManifest:
+    """Read a manifest from its canonical bytes.
+
+    Raises:
+        FormatError: not canonical, a key missing, unknown or out of range, or two things of one name.
+    """
+    what = "manifest"
+    value = parse_canonical_json(data, what=what, limit=MAX_MANIFEST)
+    members(
+        value,
+        what=what,
+        required={
+            "schema",
+            "name",
+            "salt",
+            "owner_key",
+            "container",
+            "packs",
+            "outputs",
+            "resources",
+            "limits",
+            "network",
+        },
+    )
+    if value["schema"] != SCHEMA:
+        raise FormatError(f"manifest.schema is {str(value['schema'])[:48]!r}; {SCHEMA!r} is required")
+    name = typed(value, "name", str, what=what)
+    if not NAME.fullmatch(name):
+        raise FormatError(f"manifest.name is {name[:64]!r}; lower-case letters, digits, '.', '_' and '-' are required")
+    parse_hex(value["salt"], 32, what="manifest.salt")
+    parse_hex(value["owner_key"], 32, what="manifest.owner_key")
+    packs = tuple(parse_pack_descriptor(_object(item, "pack")) for item in _list(value, "packs", MAX_PACKS))
+    if sum(pack.role is Role.CONTAINER for pack in packs) != 1:
+        raise FormatError("manifest.packs does not hold exactly one pack of role container")
+    outputs = tuple(_parse_output(_object(item, "output")) for item in _list(value, "outputs", MAX_OUTPUTS))
+    _distinct([pack.name for pack in packs], "manifest.packs")
+    _distinct([pack.root_hash for pack in packs], "manifest.packs")
+    _distinct([output.name for output in outputs], "manifest.outputs")
+    try:
+        network = Network(typed(value, "network", str, what=what))
+    except ValueError as error:
+        raise FormatError(f"manifest.network is {value['network'][:32]!r}; 'none' is required") from error
+    return JobManifest(
+        name=name,
+        salt=value["salt"],
+        owner_key=value["owner_key"],
+        container=_parse_container(typed(value, "container", dict, what=what)),
+        packs=packs,
+        outputs=outputs,
+        resources=_parse_resources(typed(value, "resources", dict, what=what)),
+        limits=_parse_limits(typed(value, "limits", dict, what=what)),
+        network=network,
+    )
+
+
+def _parse_container(value: JsonObject) -> Container:
+    what = "manifest.container"
+    members(value, what=what, required={"oci_digest", "args", "env", "workdir"})
+    digest = typed(value, "oci_digest", str, what=what)
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise FormatError(f"{what}.oci_digest is {digest[:80]!r}; sha256 and 64 hex digits are required")
+    args = tuple(_text(item, f"{what}.args") for item in _list(value, "args", MAX_ARGUMENTS))
+    if not args:
+        raise FormatError(f"{what}.args is empty; at least the program is required")
+    env = []
+    for key, item in sorted(typed(value, "env", dict, what=what).items()):
+        if not ENV_NAME.fullmatch(key):
+            raise FormatError(f"{what}.env has the name {key[:64]!r}; letters, digits and '_' are required")
+        env.append((key, _text(item, f"{what}.env.{key}")))
+    workdir = typed(value, "workdir", str, what=what)
+    if not workdir.startswith("/") or "\0" in workdir:
+        raise FormatError(f"{what}.workdir is {workdir[:64]!r}; an absolute path is required")
+    return Container(oci_digest=digest, args=args, env=tuple(env), workdir=workdir)
+
+
+def _parse_output(value: JsonObject) -> Output:
+    what = "manifest.outputs"
+    members(value, what=what, required={"name", "kind", "max_bytes"})
+    name = typed(value, "name", str, what=what)
+    if not OUTPUT_NAME.fullmatch(name):
+        raise FormatError(f"{what}.name is {name[:64]!r}; a relative path of plain names is required")
+    try:
+        kind = OutputKind(typed(value, "kind", str, what=what))
+    except ValueError as error:
+        kinds = ", ".join(OutputKind)
+        raise FormatError(f"{what}.kind is {value['kind'][:32]!r}; one of {kinds} is required") from error
+    return Output(name=name, kind=kind, max_bytes=natural(value, "max_bytes", what=what, most=1 << 40, least=1))
+
+
+def _parse_resources(value: JsonObject) -> Resources:
+    what = "manifest.resources"
+    members(value, what=what, required=set(Resources.__slots__))
+    return Resources(
+        vcpus=natural(value, "vcpus", what=what, most=512, least=1),
+        memory_mib=natural(value, "memory_mib", what=what, most=1 << 24, least=256),
+        cpu=_text(value["cpu"], f"{what}.cpu"),
+    )
+
+
+def _parse_limits(value: JsonObject) -> Limits:
+    what = "manifest.limits"
+    members(value, what=what, required=set(Limits.__slots__))
+    return Limits(
+        memory_mib=natural(value, "memory_mib", what=what, most=1 << 24, least=16),
+        pids=natural(value, "pids", what=what, most=1 << 22, least=1),
+        scratch_mib=natural(value, "scratch_mib", what=what, most=1 << 24),
+        outputs_mib=natural(value, "outputs_mib", what=what, most=1 << 24, least=1),
+        log_mib=natural(value, "log_mib", what=what, most=1 << 16, least=1),
+        seconds=natural(value, "seconds", what=what, most=1 << 31, least=1),
+    )
+
+
+def _list(value: JsonObject, key: str, most: int) -> list[object]:
+    items = typed(value, key, list, what="manifest")
+    if len(items) > most:
+        raise FormatError(f"manifest.{key} has {len(items)} entries; at most {most} are allowed")
+    return items
+
+
+def _object(value: object, what: str) -> JsonObject:
+    if not isinstance(value, dict):
+        raise FormatError(f"{what} is a {type(value).__name__}; an object is required")
+    return value
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str) or "\0" in value or len(value) > 65_536:
+        raise FormatError(f"{what} is not a string without NUL of at most 65536 characters")
+    return value
+
+
+def _distinct(names: list[str], what: str) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise FormatError(f"{what} names {twice!r} twice")
