@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings and every place cvmtool keeps a file.
+
+Zone: owner's machine (cli and flows). The only module that reads the environment.
+Order of precedence: flags, then CVMTOOL_*, then ./cvmtool.toml, then $XDG_CONFIG_HOME/cvmtool/cvmtool.toml, then
+/etc/cvmtool/cvmtool.toml. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from cvmtool.errors import ConfigError
+
+PACKAGE_DIR = Path(__file__).resolve().parent
+
+# Names below the state directory (0700).
+KEYSTORE_FILE = "owner.key"  # the owner's seed, 0600
+JOBS_DIR = "jobs"  # one directory a run: record, evidence, verdict, log, outputs, receipt
+CASES_DIR = "cases"  # evidence of refusals, for `cvmtool attest replay`
+PACKS_DIR = "packs"  # sealed packs by content
+DRYRUN_DIR = "dryrun"  # the simulated AMD root and its keys
+PROBES_DIR = "probes"  # what running something taught us about this host
+# Names below the data directory.
+BUNDLES_DIR = "bundles"  # guest images
+# Names below the cache directory.
+PACKAGES_DIR = "packages"  # distribution packages by SHA-256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where things are and which host is driven. Every field can be set at each level of precedence."""
+
+    host: str | None
+    """libvirt URI; None chooses one (docs/architecture.md)."""
+    state_dir: Path
+    """The owner's keys, jobs, packs and evidence. Trusted, 0700."""
+    data_dir: Path
+    """Guest image bundles."""
+    cache_dir: Path
+    """What can be fetched or made again."""
+    machines_dir: Path
+    """What is handed to the host: for a local host, its copies of the disks, and consoles. Nothing secret."""
+
+    @property
+    def keystore(self) -> Path:
+        """The file with the owner's seed."""
+        return self.state_dir / KEYSTORE_FILE
+
+    @property
+    def jobs_dir(self) -> Path:
+        """One directory a run."""
+        return self.state_dir / JOBS_DIR
+
+    @property
+    def cases_dir(self) -> Path:
+        """One directory a refusal."""
+        return self.state_dir / CASES_DIR
+
+    @property
+    def packs_dir(self) -> Path:
+        """One directory a pack."""
+        return self.state_dir / PACKS_DIR
+
+    @property
+    def dryrun_dir(self) -> Path:
+        """The simulated AMD."""
+        return self.state_dir / DRYRUN_DIR
+
+    @property
+    def probes_dir(self) -> Path:
+        """Cached probe results."""
+        return self.state_dir / PROBES_DIR
+
+    @property
+    def bundles_dir(self) -> Path:
+        """Guest images by name."""
+        return self.data_dir / BUNDLES_DIR
+
+    @property
+    def packages_dir(self) -> Path:
+        """Kept packages."""
+        return self.cache_dir / PACKAGES_DIR
+
+
+def load_settings(environ: Mapping[str, str] | None = None, *, project: Path | None = None) -> Settings:
+    """Merge the settings of every level.
+
+    Args:
+        environ: the environment; None means this process's.
+        project: the directory that may hold cvmtool.toml; None means the working directory.
+
+    Raises:
+        ConfigError: a file cannot be read, or has an unknown key or a value of another type.
+    """
+    env = os.environ if environ is None else environ
+    home = Path(env.get("HOME") or "~").expanduser()
+    merged: dict[str, str] = {}
+    config_home = _xdg(env, "XDG_CONFIG_HOME", home / ".config")
+    for path in (
+        Path("/etc/cvmtool/cvmtool.toml"),
+        config_home / "cvmtool.toml",
+        (project or Path.cwd()) / "cvmtool.toml",
+    ):
+        merged.update(_read(path))
+    for name in _names():
+        value = env.get(f"CVMTOOL_{name.upper()}")
+        if value:
+            merged[name] = value
+    state = Path(merged.get("state_dir", _xdg(env, "XDG_STATE_HOME", home / ".local/state")))
+    # As root, QEMU runs as an unprivileged user that cannot reach below /root; what the host gets stands where it can.
+    machines = Path("/var/lib/cvmtool/machines") if os.geteuid() == 0 else state / "machines"
+    return Settings(
+        host=merged.get("host"),
+        state_dir=state,
+        data_dir=Path(merged.get("data_dir", _xdg(env, "XDG_DATA_HOME", home / ".local/share"))),
+        cache_dir=Path(merged.get("cache_dir", _xdg(env, "XDG_CACHE_HOME", home / ".cache"))),
+        machines_dir=Path(merged.get("machines_dir", machines)),
+    )
+
+
+def _names() -> list[str]:
+    return [field.name for field in fields(Settings)]
+
+
+def _xdg(env: Mapping[str, str], name: str, default: Path) -> Path:
+    return Path(env.get(name) or default) / "cvmtool"
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read", detail=str(error)) from error
+    for key, value in document.items():
+        if key not in _names():
+            near = difflib.get_close_matches(key, _names(), 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(_names())}"
+            raise ConfigError(f"{path}: unknown key {key!r}", hint=hint)
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}: {key} is a {type(value).__name__}; a string is required")
+    return document
+
+
+def resources(name: str) -> Path:
+    """Return the directory `images` or `templates`: the checkout's, or the wheel's copy.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    for candidate in (PACKAGE_DIR.parent / name, PACKAGE_DIR / "_share" / name):
+        if candidate.is_dir():
+            return candidate
+    raise ConfigError(f"the directory {name} was not installed with cvmtool", hint="reinstall cvmtool")
+
+
+def private_dir(path: Path) -> Path:
+    """Make `path` (0700) if it is missing and return it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write `data` so that a reader sees the old file or the new one, whole, even after a crash."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
