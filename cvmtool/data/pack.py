@@ -1,0 +1,223 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Seal a file tree into an input pack: squashfs inside LUKS2, under dm-verity. Without root, without device-mapper.
+
+Zone: data (the owner's machine).
+Spec: docs/protocol.md section 10. The plaintext file system exists in memory only (a memory file), the source aside.
+The volume key is random and is forgotten when the pack is made; the passphrase that opens its one key slot is random too,
+so PBKDF2 runs its minimum of iterations: stretching adds nothing to 256 random bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from cvmtool.data.tools import run
+from cvmtool.errors import ConfigError, CvmError
+from cvmtool.formats.pack import BLOCK, HEADER_SIZE, PACK_CIPHER, VOLUME_KEY_SIZE, PackDescriptor, Role
+
+PBKDF2_ITERATIONS = 1000  # the least that cryptsetup takes
+_CHUNK = 1 << 20  # bytes encrypted between two progress calls
+_SQUASHFS = ["-comp", "zstd", "-b", "131072", "-no-progress", "-quiet", "-reproducible"]
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeSource:
+    """A directory or a single file, packed as root's, with fixed times."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TarSource:
+    """A tar stream, packed with the owners and modes it names."""
+
+    pieces: Iterable[bytes]
+
+
+def make_pack(
+    source: TreeSource | TarSource,
+    out: Path,
+    *,
+    name: str,
+    role: Role,
+    passphrase_for: Callable[[str], bytes],
+    progress: Progress = lambda _done, _all: None,
+) -> PackDescriptor:
+    """Write the pack to `out` and return what may be known of it.
+
+    Args:
+        source: what goes in.
+        out: the file to write; it appears whole or not at all.
+        name: the pack's name in the job.
+        role: container or input.
+        passphrase_for: gives the 32-byte passphrase for a LUKS UUID (the owner's key store derives it).
+        progress: told about the encryption.
+
+    Raises:
+        ConfigError: the source cannot be read, or a tool is missing.
+        CvmError: a tool failed.
+    """
+    luks_uuid = str(uuid.uuid4())
+    volume_key = bytearray(secrets.token_bytes(VOLUME_KEY_SIZE))
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    try:
+        with _memory_file("squashfs") as plain:
+            size = _squash(source, plain)
+            blocks = HEADER_SIZE // BLOCK + size // BLOCK
+            with temporary.open("wb") as file:
+                os.fchmod(file.fileno(), 0o600)
+                file.truncate(blocks * BLOCK)
+            _format(temporary, luks_uuid, volume_key, passphrase_for(luks_uuid))
+            _encrypt(plain, size, temporary, volume_key, progress)
+        with temporary.open("rb") as file:
+            header_sha256 = hashlib.sha256(file.read(HEADER_SIZE)).hexdigest()
+        salt = secrets.token_hex(32)
+        root_hash = _hash_tree(temporary, blocks, salt)
+        descriptor = PackDescriptor(
+            name=name,
+            role=role,
+            root_hash=root_hash,
+            salt=salt,
+            data_blocks=blocks,
+            hash_offset=blocks * BLOCK,
+            size=_pad(temporary),
+            luks_uuid=luks_uuid,
+            volume_key_digest=_volume_key_digest(temporary),
+            header_sha256=header_sha256,
+        )
+        temporary.replace(out)
+    finally:
+        volume_key[:] = bytes(len(volume_key))
+        temporary.unlink(missing_ok=True)
+    return descriptor
+
+
+@contextmanager
+def _memory_file(name: str) -> Iterator[int]:
+    """A file that exists in memory alone and is gone when closed."""
+    descriptor = os.memfd_create(name, 0)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _squash(source: TreeSource | TarSource, target: int) -> int:
+    """Build the squashfs in the memory file; return its size, a multiple of a block."""
+    path = f"/proc/self/fd/{target}"
+    if isinstance(source, TarSource):
+        # sqfstar takes the root inode's owner from its caller, so it runs as root of a user namespace of its own.
+        run(
+            ["unshare", "-r", "sqfstar", "-root-mode", "755", *_SQUASHFS, path],
+            stdin=source.pieces,
+            pass_fds=[target],
+            what="packing the container",
+        )
+    else:
+        if not source.path.exists():
+            raise ConfigError(f"{source.path} does not exist", hint="check the path under inputs: in the job file")
+        run(
+            ["mksquashfs", str(source.path), path, "-noappend", "-all-root", "-all-time", "0", "-mkfs-time", "0"]
+            + (["-root-mode", "755"] if source.path.is_dir() else [])
+            + _SQUASHFS,
+            pass_fds=[target],
+            what=f"packing {source.path}",
+        )
+    size = os.fstat(target).st_size
+    if size == 0:
+        raise CvmError("packing wrote an empty file system")
+    padded = -(-size // BLOCK) * BLOCK
+    os.ftruncate(target, padded)
+    return padded
+
+
+def _format(path: Path, luks_uuid: str, volume_key: bytearray, passphrase: bytes) -> None:
+    with _memory_file("volume-key") as key:
+        os.write(key, volume_key)
+        arguments = ["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--cipher", PACK_CIPHER]
+        arguments += ["--key-size", str(VOLUME_KEY_SIZE * 8), "--sector-size", str(BLOCK), "--uuid", luks_uuid]
+        arguments += [
+            "--pbkdf",
+            "pbkdf2",
+            "--pbkdf-force-iterations",
+            str(PBKDF2_ITERATIONS),
+            "--offset",
+            str(HEADER_SIZE // 512),
+        ]
+        arguments += ["--volume-key-file", f"/proc/self/fd/{key}", "--key-file", "-", str(path)]
+        run(arguments, stdin=passphrase, pass_fds=[key], what="making the LUKS header")
+
+
+def _encrypt(plain: int, size: int, path: Path, volume_key: bytearray, progress: Progress) -> None:
+    """Encrypt the payload as dm-crypt would: AES-256-XTS by 4096-byte sectors, plain64 tweaks in units of 512 bytes."""
+    key = algorithms.AES(bytes(volume_key))
+    with path.open("r+b") as file:
+        file.seek(HEADER_SIZE)
+        for start in range(0, size, _CHUNK):
+            chunk = os.pread(plain, min(_CHUNK, size - start), start)
+            sealed = bytearray()
+            for at in range(0, len(chunk), BLOCK):
+                tweak = ((start + at) // 512).to_bytes(16, "little")
+                sealed += Cipher(key, modes.XTS(tweak)).encryptor().update(chunk[at : at + BLOCK])
+            file.write(sealed)
+            progress(start + len(chunk), size)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _hash_tree(path: Path, blocks: int, salt: str) -> str:
+    arguments = [
+        "veritysetup",
+        "format",
+        "--hash=sha256",
+        "--data-block-size",
+        str(BLOCK),
+        "--hash-block-size",
+        str(BLOCK),
+    ]
+    arguments += [
+        "--data-blocks",
+        str(blocks),
+        "--hash-offset",
+        str(blocks * BLOCK),
+        "--salt",
+        salt,
+        "--uuid",
+        str(uuid.UUID(int=0)),
+    ]
+    printed = run([*arguments, str(path), str(path)], what="making the hash tree")
+    match = re.search(r"^Root hash:\s*([0-9a-f]{64})$", printed, re.MULTILINE)
+    if match is None:
+        raise CvmError("veritysetup printed no root hash", detail=printed[-2000:])
+    return match[1]
+
+
+def _pad(path: Path) -> int:
+    """Make the file end at a block; return its size."""
+    size = path.stat().st_size
+    padded = -(-size // BLOCK) * BLOCK
+    os.truncate(path, padded)
+    return padded
+
+
+def _volume_key_digest(path: Path) -> str:
+    metadata = json.loads(run(["cryptsetup", "luksDump", "--dump-json-metadata", str(path)], what="reading the header"))
+    digests = list(metadata["digests"].values())
+    if len(digests) != 1:
+        raise CvmError(f"the new LUKS header has {len(digests)} digests; 1 is required")
+    return str(digests[0]["digest"])
