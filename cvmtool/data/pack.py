@@ -4,8 +4,8 @@
 
 Zone: data (the owner's machine).
 Spec: docs/protocol.md section 10. The plaintext file system exists in memory only (a memory file), the source aside.
-The volume key is random and is forgotten when the pack is made; the passphrase that opens its one key slot is random too,
-so PBKDF2 runs its minimum of iterations: stretching adds nothing to 256 random bits.
+The volume key is random and is forgotten when the pack is made; the passphrase that opens its one key slot is random
+too, so PBKDF2 runs its minimum of iterations: stretching adds nothing to 256 random bits.
 """
 
 from __future__ import annotations

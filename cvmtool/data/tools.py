@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one door to the programs that packing needs: squashfs-tools, cryptsetup, veritysetup.
 
-Zone: data. Arguments are lists; secrets travel through pipes and memory files, never through arguments or the environment.
+Zone: data. Arguments are lists; secrets travel through pipes and memory files, never through arguments or
+the environment.
 """
 
 from __future__ import annotations
