@@ -1,1 +1,4 @@
-"""UNTRUSTED PEER, driven from the owner's machine. Every byte it returns is hostile; nothing here decides trust or holds an unsealed secret."""
+"""UNTRUSTED PEER, driven from the owner's machine.
+
+Every byte it returns is hostile; nothing here decides trust or holds an unsealed secret.
+"""

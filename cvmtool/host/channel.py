@@ -1,0 +1,312 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""The attested channel from the owner's side: challenge, answer, then SSH with the one host key that evidence vouched for.
+
+Zone: host. The only door to paramiko. The owner's private key stays in the owner zone: a function that signs comes in.
+Spec: docs/protocol.md sections 2, 4 and 5.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, cast
+
+import paramiko
+from paramiko.message import Message
+
+from cvmtool.errors import FormatError, FreshnessError, HostError
+from cvmtool.formats.channel import MAX_ANSWER, Refusal, answer_to, closed_line
+from cvmtool.formats.control import CONTROL_ADDRESS, OWNER_USER, Op
+from cvmtool.formats.evidence import Evidence
+from cvmtool.formats.wire import MAX_FRAME, JsonObject, Kind, json_frame, parse_canonical_json, read_frame
+
+_ED25519 = "ssh-ed25519"
+_SSH_SECONDS = 60.0  # for a handshake with an emulated, busy guest
+
+# paramiko logs every failed handshake at ERROR, to standard error when nothing else is configured; we raise instead.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+
+class GuestError(HostError):
+    """The guest refused an operation, or could not do it."""
+
+    def __init__(self, op: Op, error: str, detail: str, *, pack: str | None) -> None:
+        super().__init__(f"the guest could not {op.value}: {error}", detail=detail)
+        self.op = op
+        self.error = error
+        self.pack = pack
+
+
+class _OwnerKey(paramiko.PKey):
+    """An Ed25519 key whose private half is elsewhere."""
+
+    def __init__(self, public: bytes, sign: Callable[[bytes], bytes]) -> None:
+        super().__init__()
+        self._public = public
+        self._sign = sign
+        self.public_blob = None
+
+    @property
+    def name(self) -> str:
+        return _ED25519
+
+    def asbytes(self) -> bytes:
+        return _key_blob(self._public)
+
+    def get_name(self) -> str:
+        return _ED25519
+
+    def get_bits(self) -> int:
+        return 256
+
+    def can_sign(self) -> bool:
+        return True
+
+    def sign_ssh_data(self, data: bytes, algorithm: str | None = None) -> Message:  # noqa: ARG002 - paramiko's signature
+        message = Message()
+        message.add_string(_ED25519)
+        message.add_string(self._sign(data))
+        return message
+
+
+def _key_blob(public: bytes) -> bytes:
+    """RFC 8709: the SSH wire form of a raw Ed25519 public key."""
+    message = Message()
+    message.add_string(_ED25519)
+    message.add_string(public)
+    return cast("bytes", message.asbytes())
+
+
+class _SessionSocket:
+    """What paramiko sees of the agent port between READY and CLOSED."""
+
+    def __init__(self, port: socket.socket, buffered: bytes, closed_mark: bytes) -> None:
+        self._port = port
+        self._buffer = buffered
+        self._mark = closed_mark
+        self._tail = b""
+        self._ended = False
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._port.settimeout(seconds)
+
+    def send(self, data: bytes) -> int:
+        return self._port.send(data)
+
+    def recv(self, size: int) -> bytes:
+        if self._ended:
+            return b""
+        data, self._buffer = self._buffer or self._port.recv(size), b""
+        # Bytes are handed on at once; only the search for the mark looks back. Holding back what might begin a mark stalls SSH.
+        seen = self._tail + data
+        at = seen.find(self._mark)
+        if not data or at >= 0:
+            self._ended = True
+            return data[: max(0, at - len(self._tail))] if at >= 0 else b""
+        if len(data) > size:
+            data, self._buffer, self._tail = data[:size], data[size:], b""
+        else:
+            self._tail = seen[-(len(self._mark) - 1) :]
+        return data
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._port.shutdown(socket.SHUT_RDWR)
+        self._port.close()
+
+    @property
+    def _closed(self) -> bool:
+        """paramiko reads this private name of a socket when it stops."""
+        return self._port.fileno() < 0
+
+
+class AgentChannel:
+    """One session with a guest's agent, over a socket that carries its port."""
+
+    def __init__(self, port: socket.socket) -> None:
+        self._port = port
+        self._rest = b""
+        self._transport: paramiko.Transport | None = None
+
+    def challenge(self, line: bytes, nonce: bytes, *, deadline_seconds: float, alive: Callable[[], None]) -> Evidence:
+        """Send OPEN and return the guest's evidence, unverified.
+
+        Args:
+            line: the OPEN line.
+            nonce: its nonce.
+            deadline_seconds: how long the guest may take, booting included.
+            alive: called about once a second while waiting; it raises when waiting is pointless.
+
+        Raises:
+            FreshnessError: the guest was launched for another owner or job.
+            HostError: no answer in time, or the machine closed the channel.
+            FormatError: the answer is malformed.
+        """
+        self._port.settimeout(5)
+        try:
+            self._port.sendall(line)
+        except OSError as error:
+            raise HostError("the machine closed the agent port") from error
+        seen = b""
+        end = time.monotonic() + deadline_seconds
+        self._port.settimeout(1)
+        while time.monotonic() < end:
+            alive()
+            try:
+                data = self._port.recv(65_536)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise HostError("the machine closed the agent port") from error
+            if not data:
+                alive()
+                raise HostError("the machine closed the agent port before it answered")
+            seen += data
+            answer = answer_to(seen, nonce)
+            if answer is None:
+                # What cannot be the beginning of the answer is an earlier session's and is dropped.
+                seen = seen[-(2 * MAX_ANSWER) :]
+                continue
+            found, behind = answer
+            if isinstance(found, Refusal):
+                raise _refused(found)
+            self._rest = seen[behind:]
+            return found
+        raise HostError(
+            f"the guest's agent did not answer within {deadline_seconds:.0f} s",
+            hint="is another client attached to this machine? a slow host needs more: --boot-timeout",
+        )
+
+    def connect(self, *, nonce: bytes, ssh_host_key: bytes, owner_key: bytes, sign: Callable[[bytes], bytes]) -> None:
+        """Start SSH; only `ssh_host_key` will do.
+
+        Raises:
+            FreshnessError: somebody with another host key answers (a man in the middle).
+            HostError: SSH cannot be established.
+        """
+        stream = _SessionSocket(self._port, self._rest, closed_line(nonce))
+        self._port.settimeout(None)
+        transport = paramiko.Transport(cast("Any", stream))
+        self._transport = transport
+        try:
+            transport.start_client(timeout=_SSH_SECONDS)
+            shown = transport.get_remote_server_key().asbytes()
+            if not hmac.compare_digest(shown, _key_blob(ssh_host_key)):
+                raise FreshnessError(
+                    f"SSH host key is {shown[-32:].hex()}; the verified report vouches for {ssh_host_key.hex()}",
+                    hint="somebody stands between you and the guest; nothing was sent to them",
+                )
+            transport.auth_publickey(OWNER_USER, _OwnerKey(owner_key, sign))
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise HostError("SSH to the guest failed", detail=str(error)) from error
+
+    def request(self, op: Op, **fields: object) -> JsonObject:
+        """Run an operation whose answer is one object.
+
+        Raises:
+            GuestError: the guest says no.
+            HostError: the connection broke.
+            FormatError: the answer is malformed.
+        """
+        with _Connection(self._ssh(), op) as connection:
+            return connection.ask(fields)
+
+    def stream(self, op: Op, **fields: object) -> Iterator[bytes]:
+        """Run an operation whose answer is followed by data; yield the pieces.
+
+        Raises:
+            GuestError, HostError, FormatError: as `request`.
+        """
+        with _Connection(self._ssh(), op) as connection:
+            connection.ask(fields)
+            while True:
+                frame = connection.read()
+                if frame.kind is Kind.END:
+                    return
+                if frame.kind is not Kind.DATA:
+                    raise FormatError(f"the guest sent a frame of kind {frame.kind.value!r} among data")
+                yield frame.payload
+
+    def _ssh(self) -> paramiko.Transport:
+        if self._transport is None or not self._transport.is_active():
+            raise HostError("the connection to the guest is gone", hint="cvmtool jobs attach JOB reconnects")
+        return self._transport
+
+    def close(self) -> None:
+        """End the session. The job in the guest goes on."""
+        if self._transport is not None:
+            self._transport.close()
+        with suppress(OSError):
+            self._port.close()
+
+
+class _Connection:
+    """One connection to the control service: one request."""
+
+    def __init__(self, transport: paramiko.Transport, op: Op) -> None:
+        self._op = op
+        try:
+            self._channel = transport.open_channel(
+                "direct-tcpip", CONTROL_ADDRESS, ("127.0.0.1", 0), timeout=_SSH_SECONDS
+            )
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise HostError("the guest's control service does not answer", detail=str(error)) from error
+
+    def __enter__(self) -> _Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def ask(self, fields: dict[str, object]) -> JsonObject:
+        try:
+            self._channel.sendall(json_frame({"op": self._op.value, **fields}))
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise HostError("the connection to the guest broke", detail=str(error)) from error
+        frame = self.read()
+        if frame.kind is not Kind.JSON:
+            raise FormatError(f"the guest answered {self._op.value} with a frame of kind {frame.kind.value!r}")
+        answer = parse_canonical_json(frame.payload, what=f"answer to {self._op.value}", limit=MAX_FRAME)
+        if answer.get("ok") is True:
+            return answer
+        pack = answer.get("pack")
+        raise GuestError(
+            self._op,
+            str(answer.get("error"))[:64],
+            str(answer.get("detail") or "")[:2000],
+            pack=pack if isinstance(pack, str) else None,
+        )
+
+    def read(self) -> Any:  # noqa: ANN401 - Frame; see read_frame
+        return read_frame(self._read_exactly)
+
+    def _read_exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            try:
+                piece = self._channel.recv(min(size - len(data), 1 << 18))
+            except (OSError, EOFError, paramiko.SSHException) as error:
+                raise HostError("the connection to the guest broke", detail=str(error)) from error
+            if not piece:
+                raise HostError("the guest closed the connection in the middle of an answer")
+            data += piece
+        return data
+
+
+def _refused(refusal: Refusal) -> Exception:
+    if refusal is Refusal.HOST_DATA:
+        return FreshnessError(
+            "HOST_DATA of the launch commits to another owner or another job; the guest does not talk to us",
+            hint="the machine was started with another job manifest than this one; start it again",
+        )
+    if refusal is Refusal.NO_REPORT:
+        return HostError(
+            "the guest could not get an attestation report",
+            hint="on SNP: does the host's firmware answer guest requests? cvmtool doctor",
+        )
+    return HostError("the guest is answering another client", hint="try again in a moment")
