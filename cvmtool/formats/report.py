@@ -1,0 +1,348 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""ATTESTATION_REPORT, versions 2 to 5: 1184 bytes in which a processor says what it launched.
+
+Zone: shared. Pure: no I/O, no signature check: what `parse_report` returns is unverified.
+Spec: AMD 56860 SEV-SNP Firmware ABI, ATTESTATION_REPORT and MSG_REPORT_RSP. Little-endian throughout.
+
+Every reserved byte must be zero, so that a report has one spelling: `parse_report(x).encode() == x`. A verifier still
+hashes the bytes it received and never a re-encoding. Two things differ by version: v2 has no CPUID fields, and the
+mitigation vectors belong to v5. v4 leaves their sixteen bytes undefined in public texts: they may hold anything
+there, are kept, and are never used.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from cvmtool.errors import FormatError
+from cvmtool.formats.policybits import GuestPolicy, PlatformInfo
+from cvmtool.formats.tcb import TCB_BYTES, Cpuid, ProductLine, Tcb, parse_tcb
+
+REPORT_BYTES = 1184
+SIGNED_BYTES = 0x2A0
+KNOWN_VERSIONS = (2, 3, 4, 5)
+
+SIGNATURE_ALGO_P384_SHA384 = 1
+VMPL_HOST = 0xFFFF_FFFF
+"""VMPL of a report that the host asked for itself (SNP_HV_REPORT_REQ): it says nothing of who asked."""
+
+MAX_VMPL = 3
+
+P384_ORDER = int("ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16)
+"""Order of the curve's group: R and S are from 1 to one less."""
+
+_BODY = struct.Struct(
+    "<II8s16s16sII8s8sII64s48s32s48s48s32s32s8sBBB21s64s8s4s4s8sQQ152s",
+)
+_COORDINATE = 72
+_COORDINATE_USED = 48
+
+
+class SigningKey(IntEnum):
+    """SIGNING_KEY: which key signed. NONE: the report is not signed."""
+
+    VCEK = 0
+    VLEK = 1
+    NONE = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareVersion:
+    """Version of the SEV firmware: one byte each. Build numbers are comparable within one product line only."""
+
+    major: int
+    minor: int
+    build: int
+
+    def key(self) -> tuple[int, int, int]:
+        """Return what orders two versions."""
+        return (self.major, self.minor, self.build)
+
+    def encode(self) -> bytes:
+        """Return build, minor, major and a zero byte, in this order."""
+        return bytes((self.build, self.minor, self.major, 0))
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.build}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tcbs:
+    """The four TCB_VERSIONs of a report, decoded. `reported` is the one that the signing key was derived from."""
+
+    current: Tcb
+    reported: Tcb
+    committed: Tcb
+    launch: Tcb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """An attestation report. Unverified. Names are AMD's; byte strings have the sizes of the specification.
+
+    `family_id`, `image_id`: 16. `report_data`, `chip_id`: 64. `measurement`, `id_key_digest`, `author_key_digest`: 48.
+    `host_data`, `report_id`, `report_id_ma`: 32. The TCBs are raw (8 bytes): `tcbs` decodes them for a product line.
+    `signature_r` and `signature_s` are numbers; `cpuid` is None in version 2.
+    """
+
+    version: int
+    guest_svn: int
+    policy: GuestPolicy
+    family_id: bytes
+    image_id: bytes
+    vmpl: int
+    current_tcb: bytes
+    platform_info: PlatformInfo
+    author_key_en: bool
+    mask_chip_key: bool
+    signing_key: SigningKey
+    report_data: bytes
+    measurement: bytes
+    host_data: bytes
+    id_key_digest: bytes
+    author_key_digest: bytes
+    report_id: bytes
+    report_id_ma: bytes
+    reported_tcb: bytes
+    cpuid: Cpuid | None
+    chip_id: bytes
+    committed_tcb: bytes
+    current_firmware: FirmwareVersion
+    committed_firmware: FirmwareVersion
+    launch_tcb: bytes
+    launch_mit_vector: int
+    current_mit_vector: int
+    signature_r: int
+    signature_s: int
+
+    def __post_init__(self) -> None:
+        for name, size in _SIZES.items():
+            if len(getattr(self, name)) != size:
+                raise FormatError(f"{name} has {len(getattr(self, name))} bytes; required: {size}")
+        _check_version(self)
+
+    @property
+    def line(self) -> ProductLine | None:
+        """The product line by CPUID: None in version 2, which has none, and for an unknown processor."""
+        return None if self.cpuid is None else self.cpuid.line
+
+    @property
+    def mitigations(self) -> tuple[int, int] | None:
+        """LAUNCH_MIT_VECTOR and CURRENT_MIT_VECTOR, None in versions where they have no published meaning."""
+        return (self.launch_mit_vector, self.current_mit_vector) if self.version >= 5 else None
+
+    @property
+    def signed(self) -> bytes:
+        """The 672 bytes that the signature covers. To verify a received report, hash what was received instead."""
+        return self.encode()[:SIGNED_BYTES]
+
+    def tcbs(self, line: ProductLine) -> Tcbs:
+        """Decode the four TCBs in the layout of `line`.
+
+        Raises:
+            FormatError: a byte that this layout reserves is not zero.
+        """
+        return Tcbs(
+            current=parse_tcb(self.current_tcb, line, field="current_tcb"),
+            reported=parse_tcb(self.reported_tcb, line, field="reported_tcb"),
+            committed=parse_tcb(self.committed_tcb, line, field="committed_tcb"),
+            launch=parse_tcb(self.launch_tcb, line, field="launch_tcb"),
+        )
+
+    def encode(self) -> bytes:
+        """Return the 1184 bytes."""
+        cpuid = self.cpuid or Cpuid(family=0, model=0, stepping=0)
+        body = _BODY.pack(
+            self.version,
+            self.guest_svn,
+            self.policy.value.to_bytes(8, "little"),
+            self.family_id,
+            self.image_id,
+            self.vmpl,
+            SIGNATURE_ALGO_P384_SHA384,
+            self.current_tcb,
+            self.platform_info.value.to_bytes(8, "little"),
+            self.author_key_en | self.mask_chip_key << 1 | self.signing_key << 2,
+            0,
+            self.report_data,
+            self.measurement,
+            self.host_data,
+            self.id_key_digest,
+            self.author_key_digest,
+            self.report_id,
+            self.report_id_ma,
+            self.reported_tcb,
+            cpuid.family,
+            cpuid.model,
+            cpuid.stepping,
+            b"",
+            self.chip_id,
+            self.committed_tcb,
+            self.current_firmware.encode(),
+            self.committed_firmware.encode(),
+            self.launch_tcb,
+            self.launch_mit_vector,
+            self.current_mit_vector,
+            b"",
+        )
+        signature = self.signature_r.to_bytes(_COORDINATE, "little") + self.signature_s.to_bytes(_COORDINATE, "little")
+        return (body + signature).ljust(REPORT_BYTES, b"\0")
+
+
+_SIZES = {
+    "family_id": 16,
+    "image_id": 16,
+    "current_tcb": TCB_BYTES,
+    "report_data": 64,
+    "measurement": 48,
+    "host_data": 32,
+    "id_key_digest": 48,
+    "author_key_digest": 48,
+    "report_id": 32,
+    "report_id_ma": 32,
+    "reported_tcb": TCB_BYTES,
+    "chip_id": 64,
+    "committed_tcb": TCB_BYTES,
+    "launch_tcb": TCB_BYTES,
+}
+
+
+def _check_version(report: Report) -> None:
+    if report.version not in KNOWN_VERSIONS:
+        raise FormatError(
+            f"report version is {report.version}; required: {' or '.join(map(str, KNOWN_VERSIONS))}",
+            hint="is there a newer cvmtool that knows this firmware's reports?",
+        )
+    if (report.cpuid is None) != (report.version == 2):
+        raise FormatError(f"cpuid is {report.cpuid} in report version {report.version}; only version 2 has none")
+    if report.version < 4 and (report.launch_mit_vector or report.current_mit_vector):
+        raise FormatError(f"mitigation vectors are not zero; required: zero in report version {report.version}")
+    if report.vmpl > MAX_VMPL and report.vmpl != VMPL_HOST:
+        raise FormatError(f"vmpl is {report.vmpl:#x}; required: 0 to {MAX_VMPL}")
+    if report.line is not None:
+        report.tcbs(report.line)
+    elif report.version == 2:
+        # Zero in both layouts; the rest waits for the certificate to say which line this is.
+        for name in ("current_tcb", "reported_tcb", "committed_tcb", "launch_tcb"):
+            if any(getattr(report, name)[4:6]):
+                raise FormatError(f"{name} is {getattr(report, name).hex()}; required: zero in bytes 4 and 5")
+    # An unsigned report has no signature to speak of; `verify` refuses it by its SIGNING_KEY.
+    if report.signing_key is not SigningKey.NONE:
+        for name in ("signature_r", "signature_s"):
+            if not 0 < getattr(report, name) < P384_ORDER:
+                raise FormatError(f"{name} is out of range; required: 1 to the order of p-384 less one")
+
+
+def parse_report(data: bytes) -> Report:
+    """Read the 1184 bytes of an attestation report (unverified).
+
+    Raises:
+        FormatError: another size or version, a reserved bit or byte that is not zero, or a value out of its range.
+    """
+    if len(data) != REPORT_BYTES:
+        raise FormatError(
+            f"report has {len(data)} bytes; required: {REPORT_BYTES}",
+            hint="is this a container around a report (a vTPM blob, an extended report)? it must be unwrapped first",
+        )
+    (
+        version,
+        guest_svn,
+        policy,
+        family_id,
+        image_id,
+        vmpl,
+        algorithm,
+        current_tcb,
+        platform_info,
+        signer_info,
+        reserved_04c,
+        report_data,
+        measurement,
+        host_data,
+        id_key_digest,
+        author_key_digest,
+        report_id,
+        report_id_ma,
+        reported_tcb,
+        family,
+        model,
+        stepping,
+        reserved_18b,
+        chip_id,
+        committed_tcb,
+        current_firmware,
+        committed_firmware,
+        launch_tcb,
+        launch_mit_vector,
+        current_mit_vector,
+        reserved_208,
+    ) = _BODY.unpack_from(data)
+    if algorithm != SIGNATURE_ALGO_P384_SHA384:
+        raise FormatError(
+            f"signature_algo is {algorithm}; required: {SIGNATURE_ALGO_P384_SHA384} (ecdsa p-384, sha-384)"
+        )
+    _must_be_zero("0x4c", reserved_04c.to_bytes(4, "little"))
+    _must_be_zero("0x18b", reserved_18b)
+    _must_be_zero("0x208", reserved_208)
+    _must_be_zero("0x330", data[SIGNED_BYTES + 2 * _COORDINATE :])
+    if version == 2:
+        _must_be_zero("0x188", bytes((family, model, stepping)))
+    return Report(
+        version=version,
+        guest_svn=guest_svn,
+        policy=GuestPolicy(int.from_bytes(policy, "little")),
+        family_id=family_id,
+        image_id=image_id,
+        vmpl=vmpl,
+        current_tcb=current_tcb,
+        platform_info=PlatformInfo(int.from_bytes(platform_info, "little")),
+        author_key_en=bool(signer_info & 1),
+        mask_chip_key=bool(signer_info & 2),
+        signing_key=_signing_key(signer_info),
+        report_data=report_data,
+        measurement=measurement,
+        host_data=host_data,
+        id_key_digest=id_key_digest,
+        author_key_digest=author_key_digest,
+        report_id=report_id,
+        report_id_ma=report_id_ma,
+        reported_tcb=reported_tcb,
+        cpuid=None if version == 2 else Cpuid(family=family, model=model, stepping=stepping),
+        chip_id=chip_id,
+        committed_tcb=committed_tcb,
+        current_firmware=_firmware(current_firmware, "0x1eb"),
+        committed_firmware=_firmware(committed_firmware, "0x1ef"),
+        launch_tcb=launch_tcb,
+        launch_mit_vector=launch_mit_vector,
+        current_mit_vector=current_mit_vector,
+        signature_r=_coordinate("signature_r", data[SIGNED_BYTES:][:_COORDINATE]),
+        signature_s=_coordinate("signature_s", data[SIGNED_BYTES + _COORDINATE :][:_COORDINATE]),
+    )
+
+
+def _must_be_zero(offset: str, data: bytes) -> None:
+    if any(data):
+        raise FormatError(f"reserved bytes at {offset} are {data.hex()[:32]}; required: zero")
+
+
+def _signing_key(signer_info: int) -> SigningKey:
+    if signer_info >> 5:
+        raise FormatError(f"signer_info is {signer_info:#x}; required: bits 5 to 31 zero")
+    try:
+        return SigningKey(signer_info >> 2 & 7)
+    except ValueError:
+        raise FormatError(f"signing_key is {signer_info >> 2 & 7}; required: 0 (vcek), 1 (vlek) or 7 (none)") from None
+
+
+def _firmware(data: bytes, reserved: str) -> FirmwareVersion:
+    _must_be_zero(reserved, data[3:])
+    return FirmwareVersion(major=data[2], minor=data[1], build=data[0])
+
+
+def _coordinate(name: str, data: bytes) -> int:
+    if any(data[_COORDINATE_USED:]):
+        raise FormatError(f"{name} has more than {_COORDINATE_USED * 8} bits; required: upper 24 bytes zero")
+    return int.from_bytes(data, "little")
