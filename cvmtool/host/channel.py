@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""The attested channel from the owner's side: challenge, answer, then SSH with the one host key that evidence vouched for.
+"""The attested channel from the owner's side: challenge, answer, then SSH with the host key that
+evidence vouched for.
 
 Zone: host. The only door to paramiko. The owner's private key stays in the owner zone: a function that signs comes in.
 Spec: docs/protocol.md sections 2, 4 and 5.
@@ -14,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import paramiko
 from paramiko.message import Message
@@ -79,7 +80,7 @@ def _key_blob(public: bytes) -> bytes:
     message = Message()
     message.add_string(_ED25519)
     message.add_string(public)
-    return cast("bytes", message.asbytes())
+    return message.asbytes()
 
 
 class _SessionSocket:
@@ -102,7 +103,7 @@ class _SessionSocket:
         if self._ended:
             return b""
         data, self._buffer = self._buffer or self._port.recv(size), b""
-        # Bytes are handed on at once; only the search for the mark looks back. Holding back what might begin a mark stalls SSH.
+        # Bytes are handed on at once; only the search for the mark looks back. Holding bytes back stalls SSH.
         seen = self._tail + data
         at = seen.find(self._mark)
         if not data or at >= 0:
@@ -121,7 +122,7 @@ class _SessionSocket:
 
     @property
     def _closed(self) -> bool:
-        """paramiko reads this private name of a socket when it stops."""
+        """What paramiko reads of a socket when it stops."""
         return self._port.fileno() < 0
 
 
@@ -257,7 +258,7 @@ class _Connection:
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise HostError("the guest's control service does not answer", detail=str(error)) from error
 
-    def __enter__(self) -> _Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

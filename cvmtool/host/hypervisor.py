@@ -95,8 +95,8 @@ class _EventLoop:
 def choose_uri(machines_dir: Path, *, uid: int) -> str:
     """Choose where a dry run goes when no host is named.
 
-    An ordinary user's session daemon; for root the system daemon where it answers, else libvirt inside this process, with a
-    root directory of this process's own (libvirt allows one process a root and one root a process).
+    An ordinary user's session daemon; for root the system daemon where it answers, else libvirt inside this process,
+    with a root directory of this process's own (libvirt allows one process a root and one root a process).
     """
     if uid != 0:
         return "qemu:///session"
