@@ -29,6 +29,8 @@ from cvmtool.formats.pack import BLOCK, HEADER_SIZE, PACK_CIPHER, VOLUME_KEY_SIZ
 
 PBKDF2_ITERATIONS = 1000  # the least that cryptsetup takes
 _CHUNK = 1 << 20  # bytes encrypted between two progress calls
+# The owner's umask says nothing about who may read inside the guest.
+_READABLE = ["-action", "chmod(a+rX)@true"]
 _SQUASHFS = ["-comp", "zstd", "-b", "131072", "-no-progress", "-quiet", "-reproducible"]
 
 Progress = Callable[[int, int], None]
@@ -132,7 +134,18 @@ def _squash(source: TreeSource | TarSource, target: int) -> int:
         if not source.path.exists():
             raise ConfigError(f"{source.path} does not exist", hint="check the path under inputs: in the job file")
         run(
-            ["mksquashfs", str(source.path), path, "-noappend", "-all-root", "-all-time", "0", "-mkfs-time", "0"]
+            [
+                "mksquashfs",
+                str(source.path),
+                path,
+                "-noappend",
+                "-all-root",
+                "-all-time",
+                "0",
+                "-mkfs-time",
+                "0",
+                *_READABLE,
+            ]
             + (["-root-mode", "755"] if source.path.is_dir() else [])
             + _SQUASHFS,
             pass_fds=[target],
