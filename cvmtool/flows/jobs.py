@@ -1,0 +1,134 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""The owner's record of each run: what was asked, what was proven, what came back.
+
+Zone: flows (owner's machine). One directory a run; every file is written atomically.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from cvmtool.config import private_dir, write_atomic
+from cvmtool.errors import ConfigError
+
+# Names in a job's directory.
+RECORD_FILE = "job.json"
+MANIFEST_FILE = "manifest.json"  # canonical bytes; HOST_DATA commits to them
+JOB_FILE = "job.yaml"  # as the user wrote it
+EVIDENCE_FILE = "evidence.bin"
+POLICY_FILE = "policy.toml"
+VERDICT_FILE = "verdict.json"
+LOG_FILE = "log"  # records as in docs/protocol.md section 8
+RECEIPT_FILE = "receipt.json"
+SCHEMA = "cvmtool/job-record/v1"
+
+
+class JobState(StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    REFUSED = "refused"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(slots=True, kw_only=True)
+class JobRecord:
+    """What `jobs show` shows."""
+
+    id: str
+    name: str
+    simulated: bool
+    state: JobState
+    created: str
+    machine: str
+    finished: str | None = None
+    exit_code: int | None = None
+    error: str | None = None
+    results: str | None = None
+    """Directory of the outputs."""
+    stages: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage."""
+
+
+class JobDir:
+    """One run's directory."""
+
+    def __init__(self, path: Path, record: JobRecord) -> None:
+        self.path = path
+        self.record = record
+
+    @classmethod
+    def create(cls, jobs_dir: Path, name: str, *, simulated: bool) -> JobDir:
+        """Make the directory of a new run."""
+        now = datetime.now(UTC)
+        job_id = f"{name[:40]}-{now:%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        path = private_dir(private_dir(jobs_dir) / job_id)
+        record = JobRecord(
+            id=job_id,
+            name=name,
+            simulated=simulated,
+            state=JobState.RUNNING,
+            created=now.isoformat(timespec="seconds"),
+            machine=job_id,
+        )
+        job = cls(path, record)
+        job.save()
+        return job
+
+    def save(self) -> None:
+        """Write the record."""
+        document = {"schema": SCHEMA, **asdict(self.record)}
+        write_atomic(self.path / RECORD_FILE, json.dumps(document, indent=1).encode("utf-8") + b"\n")
+
+    def finish(self, state: JobState, *, error: str | None = None, exit_code: int | None = None) -> None:
+        """Note how the run ended."""
+        self.record.state = state
+        self.record.error = error
+        self.record.exit_code = exit_code if exit_code is not None else self.record.exit_code
+        self.record.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        self.save()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write one of the run's files."""
+        write_atomic(self.path / name, data)
+
+
+def load_job(jobs_dir: Path, reference: str) -> JobDir:
+    """Find a run by its id, by an unambiguous beginning of it, or by the job's name (the latest run).
+
+    Raises:
+        ConfigError: there is none, or several.
+    """
+    found = [job for job in load_jobs(jobs_dir) if job.record.id == reference or job.record.id.startswith(reference)]
+    exact = [job for job in found if job.record.id == reference]
+    named = [job for job in found if job.record.name == reference]
+    chosen = exact or (named[-1:] if named else found)
+    if not chosen:
+        raise ConfigError(f"there is no job {reference!r}", hint="cvmtool jobs list")
+    if len(chosen) > 1:
+        raise ConfigError(f"{reference!r} names {len(chosen)} jobs", hint="cvmtool jobs list; give more of the id")
+    return chosen[0]
+
+
+def load_jobs(jobs_dir: Path) -> Iterator[JobDir]:
+    """Yield every run, oldest first. A directory without a readable record is passed over."""
+    jobs = []
+    for path in jobs_dir.glob(f"*/{RECORD_FILE}"):
+        try:
+            value = json.loads(path.read_text("utf-8"))
+            if value.pop("schema") != SCHEMA:
+                continue
+            value["state"] = JobState(value["state"])
+            jobs.append(JobDir(path.parent, JobRecord(**value)))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    yield from sorted(jobs, key=lambda job: (job.record.created, job.record.id))

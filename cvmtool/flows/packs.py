@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Packs by content: what was sealed once is not sealed again.
+
+Zone: flows (owner's machine). A pack is found by the digest of its source and of the owner's key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cvmtool.config import Settings, private_dir, write_atomic
+from cvmtool.data.oci import OciImage
+from cvmtool.data.pack import Progress, TarSource, TreeSource, make_pack
+from cvmtool.errors import ConfigError, CvmError, FormatError
+from cvmtool.formats.pack import PackDescriptor, Role, parse_pack_descriptor
+from cvmtool.formats.wire import lp, parse_json
+from cvmtool.owner.keystore import OwnerKeys
+
+PACK_FILE = "pack.img"
+DESCRIPTOR_FILE = "pack.json"
+_LABEL = b"cvmtool/v1/pack-source"
+MAX_DESCRIPTOR = 65_536  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedPack:
+    """A pack and where it is."""
+
+    descriptor: PackDescriptor
+    path: Path
+    reused: bool
+
+
+def seal_tree(path: Path, name: str, *, settings: Settings, keys: OwnerKeys, progress: Progress) -> SealedPack:
+    """Seal a directory or file as the input `name`, or find it sealed.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    source = lp(b"tree", tree_digest(path))
+    return _seal(source, name, Role.INPUT, settings, keys, lambda: TreeSource(path=path), progress)
+
+
+def seal_container(image: OciImage, *, settings: Settings, keys: OwnerKeys, progress: Progress) -> SealedPack:
+    """Seal a container image's root file system, or find it sealed."""
+    source = lp(b"container", image.digest.encode("ascii"))
+    return _seal(
+        source, "container", Role.CONTAINER, settings, keys, lambda: TarSource(pieces=image.rootfs()), progress
+    )
+
+
+def _seal(
+    source: bytes,
+    name: str,
+    role: Role,
+    settings: Settings,
+    keys: OwnerKeys,
+    open_source: Callable[[], TreeSource | TarSource],
+    progress: Progress,
+) -> SealedPack:
+    key = hashlib.sha256(lp(_LABEL, keys.public, source)).hexdigest()
+    folder = private_dir(private_dir(settings.packs_dir) / key[:32])
+    image, sidecar = folder / PACK_FILE, folder / DESCRIPTOR_FILE
+    try:
+        kept = read_descriptor(sidecar)
+        if image.stat().st_size == kept.size:
+            return SealedPack(descriptor=replace(kept, name=name, role=role), path=image, reused=True)
+    except (OSError, FormatError):
+        pass  # never sealed, or interrupted: seal it now
+    descriptor = make_pack(
+        open_source(), image, name=name, role=role, passphrase_for=keys.pack_passphrase, progress=progress
+    )
+    write_atomic(sidecar, encode_descriptor(descriptor))
+    return SealedPack(descriptor=descriptor, path=image, reused=False)
+
+
+def encode_descriptor(descriptor: PackDescriptor) -> bytes:
+    """Return a descriptor as the JSON file that stands beside its pack."""
+    return (
+        json.dumps({"schema": "cvmtool/pack/v1", **descriptor.to_json()}, indent=1, sort_keys=True).encode("utf-8")
+        + b"\n"
+    )
+
+
+def read_descriptor(path: Path) -> PackDescriptor:
+    """Read the JSON file beside a pack.
+
+    Raises:
+        FormatError: it is not one.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        value = parse_json(file.read(MAX_DESCRIPTOR + 1), what=str(path), limit=MAX_DESCRIPTOR)
+    if value.pop("schema", None) != "cvmtool/pack/v1":
+        raise FormatError(f"{path}: schema is not cvmtool/pack/v1")
+    return parse_pack_descriptor(value)
+
+
+def tree_digest(path: Path) -> bytes:
+    """Return the SHA-256 of a tree: every path, kind, executable bit and content, in order of their names.
+
+    Raises:
+        ConfigError: something in it is neither file, directory nor link, or cannot be read.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist", hint="check the paths under inputs: in the job file")
+    digest = hashlib.sha256()
+    entries = sorted(path.rglob("*"), key=lambda entry: os.fsencode(entry)) if path.is_dir() else [path]
+    for entry in entries:
+        name = os.fsencode(entry.relative_to(path) if entry != path else Path(entry.name))
+        try:
+            if entry.is_symlink():
+                kind, content = b"l", os.fsencode(entry.readlink())
+            elif entry.is_dir():
+                kind, content = b"d", b""
+            elif entry.is_file():
+                kind = b"x" if os.access(entry, os.X_OK) else b"f"
+                with entry.open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256").digest()
+            else:
+                raise ConfigError(f"{entry} is neither a file nor a directory nor a link")
+        except OSError as error:
+            raise ConfigError(f"{entry} cannot be read", detail=str(error)) from error
+        digest.update(lp(kind, name, content))
+    if not entries:
+        raise CvmError(f"{path} is empty; an input needs at least one file")
+    return digest.digest()
