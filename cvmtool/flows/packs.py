@@ -44,7 +44,15 @@ def seal_tree(path: Path, name: str, *, settings: Settings, keys: OwnerKeys, pro
         ConfigError: it cannot be read.
     """
     source = lp(b"tree", tree_digest(path))
-    return _seal(source, name, Role.INPUT, settings, keys, lambda: TreeSource(path=path), progress)
+    return _seal(
+        source,
+        name,
+        role=Role.INPUT,
+        settings=settings,
+        keys=keys,
+        open_source=lambda: TreeSource(path=path),
+        progress=progress,
+    )
 
 
 def seal_container(image: OciImage, *, settings: Settings, keys: OwnerKeys, progress: Progress) -> SealedPack:
@@ -58,6 +66,7 @@ def seal_container(image: OciImage, *, settings: Settings, keys: OwnerKeys, prog
 def _seal(
     source: bytes,
     name: str,
+    *,
     role: Role,
     settings: Settings,
     keys: OwnerKeys,
@@ -111,7 +120,7 @@ def tree_digest(path: Path) -> bytes:
     if not path.exists():
         raise ConfigError(f"{path} does not exist", hint="check the paths under inputs: in the job file")
     digest = hashlib.sha256()
-    entries = sorted(path.rglob("*"), key=lambda entry: os.fsencode(entry)) if path.is_dir() else [path]
+    entries = sorted(path.rglob("*"), key=os.fsencode) if path.is_dir() else [path]
     for entry in entries:
         name = os.fsencode(entry.relative_to(path) if entry != path else Path(entry.name))
         try:

@@ -14,6 +14,7 @@ import shutil
 import socket
 import threading
 import time
+import xml.etree.ElementTree as ET
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -162,6 +163,21 @@ class Hypervisor:
             shutil.rmtree(self._root, ignore_errors=True)
             with suppress(OSError):
                 self._root.parent.rmdir()
+
+    def emulator(self) -> str:
+        """Return the path of the host's QEMU for x86-64.
+
+        Raises:
+            HostError: the host has none.
+        """
+        try:
+            xml = self._connection.getDomainCapabilities(None, "x86_64", "q35", "qemu")
+        except self._libvirt.libvirtError as error:
+            raise self._failure("say which QEMU it has", error) from error
+        path = ET.fromstring(xml).findtext("path")  # noqa: S314 - libvirtd's answer over its socket
+        if not path:
+            raise HostError("the host names no QEMU for x86-64", hint="apt-get install qemu-system-x86")
+        return path
 
     def define(self, xml: str) -> None:
         """Define a domain, after libvirt has validated it against its schema.
