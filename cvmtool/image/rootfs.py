@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cvmtool.errors import BuildError
+from cvmtool.image.bytecode import add_byte_code
 from cvmtool.image.libraries import check
 from cvmtool.image.lock import Lock, PackageKind
 from cvmtool.image.modules import ROOT, Modules
 from cvmtool.image.recipe import Recipe
 from cvmtool.image.store import Store
 from cvmtool.image.tools import Tools
-from cvmtool.image.tree import NodeKind, Tree, matches
+from cvmtool.image.tree import Tree
 
 GUEST_FILES = ("__init__.py", "errors.py", "formats", "guest")
 """What of the package is measured: nothing of the owner's or the host's side."""
@@ -66,7 +66,7 @@ def build_rootfs(
         for folder in ("skeleton", "overlay"):
             tree.add_files(image / folder)
         _add_modules(tree, recipe, modules, tools, work)
-        _add_byte_code(tree, tools, work)
+        add_byte_code(tree, _PYTHON, tools=tools, work=work / "python")
         check(tree)
         with tools.squashfs(out) as pipe:
             tree.write_tar(pipe, time=recipe.source_date_epoch)
@@ -96,18 +96,3 @@ def _add_modules(tree: Tree, recipe: Recipe, modules: Modules, tools: Tools, wor
     tools.depmod(root, modules.release)
     for path in sorted(place.glob("modules.*.bin")) + [place / "modules.dep", place / "modules.softdep"]:
         tree.add_file(f"{folder}/{path.name}", path.read_bytes(), replace=True)
-
-
-def _add_byte_code(tree: Tree, tools: Tools, work: Path) -> None:
-    root = work / "python"
-    for path, node in tree.items():
-        if node.kind is NodeKind.FILE and path.endswith(".py") and matches(path, _PYTHON):
-            to = root / path
-            to.parent.mkdir(parents=True, exist_ok=True)
-            to.write_bytes(tree.read(path))
-    tools.compile_python(root)
-    compiled = sorted(root.rglob("*.pyc"))
-    if not compiled:
-        raise BuildError("no Python module of the image was compiled; at least the guest agent's are required")
-    for path in compiled:
-        tree.add_file(path.relative_to(root).as_posix(), path.read_bytes())
