@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's agent: what PID 1 starts, and all that runs in the guest beside the job.
+
+Zone: guest (measured).
+Spec: docs/protocol.md.
+
+Threads: this one carries the agent port; one answers challenges; one accepts control connections, with one more for
+each; one runs the job. When the agent ends, for whatever reason, PID 1 cuts the power.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import resource
+import socket
+import struct
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from cvmtool.errors import HostError
+from cvmtool.formats.channel import AGENT_PORT
+from cvmtool.guest import device
+from cvmtool.guest.attest import Attestor
+from cvmtool.guest.channel import Bridge, open_port
+from cvmtool.guest.console import Console, Word
+from cvmtool.guest.control import ControlService
+from cvmtool.guest.job import Job
+from cvmtool.guest.keys import BootKeys
+
+WORK = Path("/run/cvmtool")
+_PRIVILEGE_SEPARATION = Path("/run/sshd")  # sshd insists on it
+_VITAL_THREADS = frozenset({"attester", "control", "job"})
+
+_PR_SET_DUMPABLE = 4
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+def main() -> int:
+    """Serve until the owner asks for power-off.
+
+    Raises:
+        HostError: the machine has no agent port.
+        OSError: the machine is not as the image expects it.
+    """
+    threading.excepthook = _fail_closed
+    _keep_memory_private()
+    _raise_loopback()
+    _PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
+    # Others may pass through (sshd reads the authorized key as the user who logs in) but not list.
+    WORK.mkdir(mode=0o711)
+    paths = device.Paths()
+    keys = BootKeys()
+    keys.write_host_key(WORK / "ssh_host_ed25519_key")
+    attestor = Attestor(keys, paths, WORK / "authorized_keys")
+    console = Console()
+    job = Job(keys, lambda: attestor.current, console, simulated=device.is_dry_run(paths))
+    bridge = Bridge(open_port(device.find_port(AGENT_PORT, paths)), attestor.answer)
+    ControlService(job, bridge.stop).start()
+    console.say(Word.AGENT)
+    bridge.serve()
+    job.forget()
+    return 0
+
+
+def _keep_memory_private() -> None:
+    """No core dump, no reading of this process by another: it holds the keys. (There is no swap.)"""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "memory cannot be kept private")
+
+
+def _raise_loopback() -> None:
+    """Bring up `lo`: the control service's only interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+def _fail_closed(failure: threading.ExceptHookArgs) -> None:
+    """End the guest if a thread that it cannot do without has died; a request that went wrong only ends itself."""
+    traceback.print_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    if failure.thread is None or failure.thread.name in _VITAL_THREADS:
+        sys.stderr.flush()
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except HostError as error:
+        sys.exit(f"agent: {error.message}")

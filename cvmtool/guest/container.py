@@ -1,0 +1,209 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run the job's container once, under crun, and say how it ended.
+
+Zone: guest (measured). The only door to crun.
+Spec: docs/protocol.md sections 5 and 8.
+
+The root file system is an overlay without a writable layer: the pack, and above it a skeleton of empty directories for
+the mounts, so that any image will do as it is. crun's own complaints go into the job's log, where the owner finds them.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from cvmtool.errors import CvmError, FormatError
+from cvmtool.formats.control import Stream
+from cvmtool.formats.job import JobManifest
+from cvmtool.formats.wire import canonical_json
+from cvmtool.guest.log import LogBook
+from cvmtool.guest.oci import NOBODY, mount_points, render_config
+from cvmtool.guest.programs import capture, run
+from cvmtool.guest.seccomp import convert_profile
+
+TIMED_OUT = 124  # exit code, as timeout(1) has it
+NOT_STARTED = 125  # exit code, as container engines have it
+_PIECE = 65_536  # bytes of one log record at most
+_EMPTY_SECONDS = 30.0  # until killed processes are gone
+_MIB = 1 << 20
+
+
+class Cause(StrEnum):
+    """Why the container ended."""
+
+    EXITED = "exited"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    RUNTIME = "runtime"  # it never ran
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How the container ended. Times are the guest's clock, RFC 3339: the host sets it."""
+
+    exit_code: int
+    cause: Cause
+    started: str
+    finished: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """Directories and files that running a container takes; tests point elsewhere."""
+
+    work: Path = Path("/run/cvmtool")
+    cgroups: Path = Path("/sys/fs/cgroup")
+    seccomp: Path = Path("/usr/share/cvmtool/seccomp.json")
+
+    @property
+    def outputs(self) -> Path:
+        """What the container sees as /outputs."""
+        return self.work / "outputs"
+
+
+class Cgroup:
+    """The job's control group: a parent of the container's own, so that what happened can still be read afterwards."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def make(self, manifest: JobManifest) -> None:
+        """Create the group with the job's limits.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        (self._path.parent / "cgroup.subtree_control").write_text("+memory +pids", "ascii")
+        self._path.mkdir(exist_ok=True)
+        (self._path / "cgroup.subtree_control").write_text("+memory +pids", "ascii")
+        for name, value in (
+            ("memory.max", manifest.limits.memory_mib * _MIB),
+            ("memory.oom.group", 1),  # a job of which one worker was killed has no result worth having
+            ("pids.max", manifest.limits.pids + 8),  # and crun's own
+        ):
+            (self._path / name).write_text(str(value), "ascii")
+
+    def kill(self) -> None:
+        """Kill every process in the group and wait until none is left.
+
+        Raises:
+            OSError: some would not go.
+        """
+        (self._path / "cgroup.kill").write_text("1", "ascii")
+        deadline = time.monotonic() + _EMPTY_SECONDS
+        while self._count("cgroup.events", "populated"):
+            if time.monotonic() > deadline:
+                raise OSError(f"processes of the job are left after {_EMPTY_SECONDS:g} s")
+            time.sleep(0.01)
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the memory limit killed something in the group."""
+        return self._count("memory.events", "oom_kill") > 0
+
+    def _count(self, file: str, key: str) -> int:
+        for line in (self._path / file).read_text("ascii").splitlines():
+            name, _, value = line.partition(" ")
+            if name == key:
+                return int(value)
+        raise OSError(f"{file} has no {key}")
+
+
+def run_container(manifest: JobManifest, packs: dict[str, Path], log: LogBook, rooms: Rooms) -> Outcome:
+    """Run the container to its end; afterwards nothing of it is alive.
+
+    `packs` says where each pack is mounted, by its name. What keeps the container from running ends up in the log.
+    """
+    started = _now()
+    cgroup = Cgroup(rooms.cgroups / "job")
+    try:
+        cgroup.make(manifest)
+        bundle = _prepare(manifest, packs, rooms)
+        try:
+            process = capture(
+                "crun", f"--root={rooms.work}/crun", "--cgroup-manager=cgroupfs", "run", f"--bundle={bundle}", "job"
+            )
+            in_time = _attend(process, log, deadline=time.monotonic() + manifest.limits.seconds)
+        finally:
+            cgroup.kill()
+        code = process.wait()
+    except (OSError, CvmError) as error:
+        log.add(Stream.STDERR, f"cvmtool: the container cannot be run: {error}\n".encode())
+        return Outcome(exit_code=NOT_STARTED, cause=Cause.RUNTIME, started=started, finished=_now())
+    if not in_time:
+        return Outcome(exit_code=TIMED_OUT, cause=Cause.TIMEOUT, started=started, finished=_now())
+    cause = Cause.MEMORY if cgroup.out_of_memory else Cause.EXITED
+    return Outcome(exit_code=code if code >= 0 else 128 - code, cause=cause, started=started, finished=_now())
+
+
+def _prepare(manifest: JobManifest, packs: dict[str, Path], rooms: Rooms) -> Path:
+    """Mount the root file system and the outputs, write the bundle, return its path.
+
+    Raises:
+        OSError: a directory or a mount cannot be made.
+        FormatError: the image's seccomp profile is not one.
+    """
+    bundle, root, skeleton = (rooms.work / name for name in ("bundle", "root", "skeleton"))
+    for directory in (bundle, root, rooms.outputs, *(skeleton / point for point in mount_points(manifest))):
+        directory.mkdir(parents=True, exist_ok=True)
+    size = f"size={manifest.limits.outputs_mib}m"
+    _mount("tmpfs", rooms.outputs, f"nosuid,nodev,noexec,mode=0700,uid={NOBODY},gid={NOBODY},{size}", source="outputs")
+    lower = f"{skeleton}:{packs[manifest.container_pack.name]}"
+    _mount("overlay", root, f"ro,nosuid,nodev,lowerdir={lower}", source="root")
+    release = os.uname().release.split(".")
+    try:
+        kernel = (int(release[0]), int(release[1]))
+    except (IndexError, ValueError) as error:
+        raise FormatError(f"kernel release is {os.uname().release!r}; major.minor is required") from error
+    config = render_config(
+        manifest,
+        root=root,
+        inputs={pack.name: packs[pack.name] for pack in manifest.inputs},
+        outputs=rooms.outputs,
+        seccomp=convert_profile(rooms.seccomp.read_bytes(), kernel=kernel),
+        cgroup="/job/container",
+    )
+    (bundle / "config.json").write_bytes(canonical_json(config))
+    return bundle
+
+
+def _mount(kind: str, point: Path, options: str, *, source: str) -> None:
+    mounted = run("mount", "-t", kind, "-o", options, source, str(point))
+    if mounted.code != 0:
+        raise OSError(f"{kind} cannot be mounted on {point}: {mounted.complaint}")
+
+
+def _attend(process: subprocess.Popen[bytes], log: LogBook, *, deadline: float) -> bool:
+    """Copy both output streams into the log until the container ends (True) or the deadline has come (False)."""
+    with selectors.DefaultSelector() as selector:
+        for stream, pipe in ((Stream.STDOUT, process.stdout), (Stream.STDERR, process.stderr)):
+            if pipe is not None:
+                selector.register(pipe, selectors.EVENT_READ, stream)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            for key, _ in selector.select(left):
+                data = os.read(key.fd, _PIECE)
+                if data:
+                    log.add(key.data, data)
+                else:
+                    selector.unregister(key.fileobj)
+    # It may have closed its streams and work on.
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,166 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""The control service: one connection, one request, one answer.
+
+Zone: guest (measured).
+Spec: docs/protocol.md section 5.
+
+It listens on the loopback address only, where nothing but sshd's forwarding reaches it: the container has a network
+namespace of its own. So whoever connects has logged in with the key that HOST_DATA commits to.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+from cvmtool.errors import FormatError
+from cvmtool.formats.control import CONTROL_ADDRESS, ControlError, Op
+from cvmtool.formats.job import MAX_MANIFEST
+from cvmtool.formats.release import MAX_SECRETS
+from cvmtool.formats.wire import (
+    MAX_FRAME,
+    Frame,
+    JsonObject,
+    Kind,
+    json_frame,
+    members,
+    natural,
+    parse_base64,
+    parse_canonical_json,
+    read_frame,
+    typed,
+)
+from cvmtool.guest.job import Job
+from cvmtool.guest.refusal import RefusedError
+
+_MOST_CONNECTIONS = 32
+_REQUEST_SECONDS = 60.0  # to send one request
+_SEND_SECONDS = 3_600.0  # an owner that stops reading a stream for longer has gone
+
+Answer = tuple[JsonObject, Iterator[bytes] | None]
+"""What goes into the answer, and the data that follows it."""
+
+
+class ControlService:
+    """Serves the control address until the guest ends; `poweroff` is called when the owner asks for that."""
+
+    def __init__(self, job: Job, poweroff: Callable[[], None], *, address: tuple[str, int] = CONTROL_ADDRESS) -> None:
+        self._job = job
+        self._poweroff = poweroff
+        self._places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        self._listener = socket.create_server(address, backlog=_MOST_CONNECTIONS)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        host, port = self._listener.getsockname()
+        return str(host), int(port)
+
+    def start(self) -> None:
+        """Serve, in a thread of its own."""
+        threading.Thread(target=self._serve, name="control", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            self._places.acquire()
+            threading.Thread(target=self._converse, args=(connection,), name="request", daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                connection.settimeout(_REQUEST_SECONDS)
+                ending = self._answer(connection)
+                if ending:
+                    # The answer has a way through sshd and the port to go; the owner closes when it has it.
+                    connection.recv(1)
+                    self._poweroff()
+        except OSError:
+            return  # the owner has gone; the job goes on
+        finally:
+            self._places.release()
+
+    def _answer(self, connection: socket.socket) -> bool:
+        """Answer one request; whether it was the wish to end."""
+        op = None
+        try:
+            op, request = _parse_request(read_frame(lambda size: _read_exactly(connection, size)))
+            answer, data = self._do(op, request)
+        except FormatError as error:
+            connection.sendall(_refusal(ControlError.REQUEST, error.message))
+            return False
+        except RefusedError as refused:
+            connection.sendall(_refusal(refused.error, refused.detail or "", pack=refused.pack))
+            return False
+        connection.settimeout(_SEND_SECONDS)
+        connection.sendall(json_frame({"ok": True, **answer}))
+        if data is not None:
+            for piece in data:
+                connection.sendall(Frame(Kind.DATA, piece).encode())
+            connection.sendall(Frame(Kind.END, b"").encode())
+        return op is Op.POWEROFF
+
+    def _do(self, op: Op, request: JsonObject) -> Answer:
+        """Do what was asked.
+
+        Raises:
+            FormatError: the request does not have the operation's fields.
+            RefusedError: it cannot be done, or not now.
+        """
+        what = f"request {op.value}"
+        fields = {Op.CONFIGURE: {"manifest"}, Op.RELEASE: {"sealed"}, Op.LOGS: {"offset"}, Op.FETCH: {"name", "offset"}}
+        members(request, what=what, required={"op"} | fields.get(op, set()))
+        match op:
+            case Op.STATUS:
+                return self._job.status(), None
+            case Op.CONFIGURE:
+                self._job.configure(parse_base64(request["manifest"], what=f"{what}.manifest", limit=MAX_MANIFEST))
+                return {}, None
+            case Op.RELEASE:
+                sealed = parse_base64(request["sealed"], what=f"{what}.sealed", limit=MAX_SECRETS)
+                return {"timings": self._job.release(sealed)}, None
+            case Op.RUN:
+                self._job.run()
+                return {}, None
+            case Op.LOGS:
+                return {}, self._job.follow_log(natural(request, "offset", what=what))
+            case Op.RESULTS:
+                return self._job.results(), None
+            case Op.FETCH:
+                name = typed(request, "name", str, what=what)
+                return {}, self._job.fetch(name, natural(request, "offset", what=what))
+            case Op.POWEROFF:
+                return {}, None
+
+
+def _parse_request(frame: Frame) -> tuple[Op, JsonObject]:
+    """Read a request frame (from an authenticated owner, else unverified).
+
+    Raises:
+        FormatError: another kind of frame, not an object, or an unknown operation.
+    """
+    if frame.kind is not Kind.JSON:
+        raise FormatError(f"request is a frame of kind {frame.kind.value!r}; {Kind.JSON.value!r} is required")
+    request = parse_canonical_json(frame.payload, what="request", limit=MAX_FRAME)
+    name = request.get("op")
+    try:
+        return Op(str(name)), request
+    except ValueError as error:
+        raise FormatError(f"request.op is {str(name)[:32]!r}; one of {', '.join(Op)} is required") from error
+
+
+def _refusal(error: ControlError, detail: str, *, pack: str | None = None) -> bytes:
+    named = {} if pack is None else {"pack": pack}
+    return json_frame({"ok": False, "error": error.value, "detail": detail, **named})
+
+
+def _read_exactly(connection: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = connection.recv(size - len(data))
+        if not piece:
+            raise ConnectionError("the connection ended within a request")
+        data += piece
+    return bytes(data)

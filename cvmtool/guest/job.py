@@ -1,0 +1,253 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""The job of this guest's one life: configured, unlocked, run, collected; in this order and no other.
+
+Zone: guest (measured).
+Spec: docs/protocol.md sections 5, 6 and 11.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+from cvmtool.errors import FormatError
+from cvmtool.formats.control import ControlError, Stage
+from cvmtool.formats.job import JobManifest, parse_job_manifest
+from cvmtool.formats.receipt import Envelope
+from cvmtool.formats.release import parse_secrets, release_info
+from cvmtool.formats.wire import JsonObject
+from cvmtool.guest import unlock
+from cvmtool.guest.attest import Attested
+from cvmtool.guest.console import Console, Word
+from cvmtool.guest.container import Outcome, Rooms, run_container
+from cvmtool.guest.keys import BootKeys
+from cvmtool.guest.log import LogBook
+from cvmtool.guest.outputs import Accepted, Rejected, collect
+from cvmtool.guest.receipt import sign_receipt
+from cvmtool.guest.refusal import RefusedError
+
+_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hands:
+    """What the job does to the machine; tests give others."""
+
+    open_packs: Callable[[JobManifest, dict[str, bytearray], unlock.Places], dict[str, int]] = unlock.open_packs
+    close_packs: Callable[[JobManifest, unlock.Places], None] = unlock.close_packs
+    corrupted: Callable[[JobManifest], str | None] = unlock.corrupted
+    run_container: Callable[[JobManifest, dict[str, Path], LogBook, Rooms], Outcome] = run_container
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Results:
+    outcome: Outcome
+    accepted: dict[str, Accepted]
+    rejected: list[Rejected]
+    receipt: Envelope
+    corrupted: str | None
+
+
+class Job:
+    """One job. Every public method may be called from any thread; those that change the stage wait for each other."""
+
+    def __init__(
+        self,
+        keys: BootKeys,
+        attested: Callable[[], Attested | None],
+        console: Console,
+        *,
+        simulated: bool,
+        places: unlock.Places | None = None,
+        rooms: Rooms | None = None,
+        hands: Hands | None = None,
+    ) -> None:
+        self._keys = keys
+        self._attested = attested
+        self._console = console
+        self._simulated = simulated
+        self._places = places or unlock.Places()
+        self._rooms = rooms or Rooms()
+        self._hands = hands or Hands()
+        self._changing = threading.Lock()
+        self._stage = Stage.WAITING
+        self._manifest: JobManifest | None = None
+        self._released: Attested | None = None
+        self._log: LogBook | None = None
+        self._results: _Results | None = None
+
+    def status(self) -> JsonObject:
+        """Return the stage and, when done, the exit code."""
+        results = self._results
+        return {"stage": self._stage.value, "exit_code": results.outcome.exit_code if results else None}
+
+    def configure(self, data: bytes) -> None:
+        """Take the manifest that HOST_DATA commits to. Again is fine.
+
+        Raises:
+            RefusedError: `manifest`.
+        """
+        with self._changing:
+            attested = self._require_session()
+            found, required = hashlib.sha256(data).digest(), attested.challenge.manifest_sha256
+            if not hmac.compare_digest(found, required):
+                raise RefusedError(
+                    ControlError.MANIFEST,
+                    f"manifest sha-256 is {found.hex()}; the launch commits to {required.hex()}",
+                )
+            try:
+                manifest = parse_job_manifest(data)
+            except FormatError as error:
+                raise RefusedError(ControlError.MANIFEST, error.message) from error
+            if manifest.owner_key != attested.challenge.owner_key.hex():
+                raise RefusedError(ControlError.MANIFEST, "manifest.owner_key is not the launch's owner")
+            if self._stage is Stage.WAITING:
+                self._manifest = manifest
+                self._stage = Stage.CONFIGURED
+                self._console.say(Word.ATTESTED)
+
+    def release(self, sealed: bytes) -> dict[str, int]:
+        """Open the sealed secret and with it every pack; return milliseconds by pack name.
+
+        Raises:
+            RefusedError: `order`, `sealed`, or what `unlock.open_packs` says.
+        """
+        with self._changing:
+            manifest = self._require(Stage.CONFIGURED)
+            attested = self._require_session()
+            info = release_info(report_data=attested.report_data, host_data=attested.host_data)
+            try:
+                opened = bytearray(_SUITE.decrypt(sealed, self._keys.hpke, info=info))
+            except (InvalidTag, ValueError) as error:
+                raise RefusedError(ControlError.SEALED, "not sealed to this guest and this session") from error
+            try:
+                # Python may leave copies behind. What can be wiped is; the processor encrypts the rest.
+                secrets = parse_secrets(bytes(opened))
+            except FormatError as error:
+                raise RefusedError(ControlError.SEALED, error.message) from error
+            finally:
+                opened[:] = bytes(len(opened))
+            passphrases = {root: bytearray(passphrase) for root, passphrase in secrets.packs.items()}
+            timings = self._hands.open_packs(manifest, passphrases, self._places)
+            self._released = attested
+            self._stage = Stage.UNLOCKED
+            self._console.say(Word.UNLOCKED)
+            return timings
+
+    def run(self) -> None:
+        """Start the container, once.
+
+        Raises:
+            RefusedError: `order`.
+        """
+        with self._changing:
+            if self._stage in {Stage.RUNNING, Stage.DONE}:
+                return
+            manifest = self._require(Stage.UNLOCKED)
+            self._log = LogBook(self._rooms.work / "log", limit=manifest.limits.log_mib * _MIB)
+            self._stage = Stage.RUNNING
+            self._console.say(Word.RUNNING)
+            threading.Thread(target=self._work, args=(manifest, self._log), name="job").start()
+
+    def follow_log(self, offset: int) -> Iterator[bytes]:
+        """Yield the log from byte `offset` until the container has ended.
+
+        Raises:
+            RefusedError: `order`: it has not begun.
+        """
+        if self._log is None:
+            raise RefusedError(ControlError.ORDER, f"the stage is {self._stage.value}; running or done is required")
+        return self._log.follow(offset)
+
+    def results(self) -> JsonObject:
+        """Return what the job came to.
+
+        Raises:
+            RefusedError: `order`, or `pack-integrity` when the host has changed a pack under the running job.
+        """
+        results = self._require_results()
+        log = self._log
+        return {
+            "exit_code": results.outcome.exit_code,
+            "cause": results.outcome.cause.value,
+            "outputs": [item.to_json() for item in results.accepted.values()],
+            "refused": [item.to_json() for item in results.rejected],
+            "log": {"size": log.size, "sha256": log.sha256} if log else None,
+            "receipt": results.receipt.to_json(),
+        }
+
+    def fetch(self, name: str, offset: int) -> Iterator[bytes]:
+        """Yield an output's bytes from `offset`.
+
+        Raises:
+            RefusedError: `order`, `pack-integrity`, or `output`: there is none of that name.
+        """
+        output = self._require_results().accepted.get(name)
+        if output is None or offset > output.size:
+            raise RefusedError(ControlError.OUTPUT, f"no output {name[:128]!r} with {offset} bytes")
+        return output.read_from(offset)
+
+    def forget(self) -> None:
+        """Close the packs, so that the kernel drops their keys. The guest is about to end."""
+        if self._manifest is not None:
+            self._hands.close_packs(self._manifest, self._places)
+
+    def _work(self, manifest: JobManifest, log: LogBook) -> None:
+        packs = {pack.name: self._places.mount_point(pack) for pack in manifest.packs}
+        outcome = self._hands.run_container(manifest, packs, log, self._rooms)
+        log.end()
+        corrupted = self._hands.corrupted(manifest)
+        accepted, rejected = collect(manifest.outputs, self._rooms.outputs)
+        released = self._released
+        if released is None:
+            raise RuntimeError("a job ran before its keys were released")
+        receipt = sign_receipt(
+            self._keys,
+            released=released,
+            manifest=manifest,
+            outcome=outcome,
+            outputs=accepted,
+            log=log,
+            simulated=self._simulated,
+        )
+        with self._changing:
+            self._results = _Results(
+                outcome=outcome,
+                accepted={item.output.name: item for item in accepted},
+                rejected=rejected,
+                receipt=receipt,
+                corrupted=corrupted,
+            )
+            self._stage = Stage.DONE
+        self._console.say(Word.DONE)
+
+    def _require(self, stage: Stage) -> JobManifest:
+        if self._stage is not stage or self._manifest is None:
+            raise RefusedError(ControlError.ORDER, f"the stage is {self._stage.value}; {stage.value} is required")
+        return self._manifest
+
+    def _require_session(self) -> Attested:
+        attested = self._attested()
+        if attested is None:
+            raise RefusedError(ControlError.ORDER, "no challenge was answered yet")
+        return attested
+
+    def _require_results(self) -> _Results:
+        if self._results is None:
+            raise RefusedError(ControlError.ORDER, f"the stage is {self._stage.value}; {Stage.DONE.value} is required")
+        if self._results.corrupted is not None:
+            raise RefusedError(
+                ControlError.PACK_INTEGRITY,
+                "the host changed the pack while the job read it; its results are not to be trusted",
+                pack=self._results.corrupted,
+            )
+        return self._results

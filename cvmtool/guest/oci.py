@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the OCI runtime is told about the job's container: nobody's identity, no capability, no network, memory only.
+
+Zone: guest (measured). Pure: no I/O.
+Spec: OCI runtime specification 1.0.2.
+
+The container runs as uid and gid 65534 of the guest itself. A user namespace is not used: without a capability it would
+add nothing, and creating one is switched off in this kernel because it is a way into much privileged code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cvmtool.formats.job import JobManifest
+from cvmtool.formats.wire import JsonObject
+
+NOBODY = 65_534  # uid and gid
+_MIB = 1 << 20
+_LEAST_TMP_MIB = 16
+_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp"}  # noqa: S108
+_NAMESPACES = ("pid", "ipc", "uts", "mount", "network", "cgroup")
+_MASKED = (
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
+    "/sys/firmware", "/sys/fs/selinux",
+)  # fmt: skip
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+def mount_points(manifest: JobManifest) -> tuple[str, ...]:
+    """Return the directories, relative to the root, that the container's mounts need and an image may lack."""
+    inputs = tuple(f"inputs/{pack.name}" for pack in manifest.inputs)
+    return ("proc", "sys", "dev", "tmp", "inputs", "outputs", "scratch", *inputs)
+
+
+def render_config(
+    manifest: JobManifest,
+    *,
+    root: Path,
+    inputs: dict[str, Path],
+    outputs: Path,
+    seccomp: JsonObject,
+    cgroup: str,
+) -> JsonObject:
+    """Return config.json.
+
+    Args:
+        manifest: the job.
+        root: the container's root file system; it must have every one of `mount_points`.
+        inputs: where each input pack is mounted, by its name.
+        outputs: the directory that becomes /outputs.
+        seccomp: from `convert_profile`.
+        cgroup: the container's cgroup, from the root of the hierarchy.
+    """
+    limits = manifest.limits
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": "job",
+        "root": {"path": str(root), "readonly": True},
+        "process": {
+            "terminal": False,
+            "user": {"uid": NOBODY, "gid": NOBODY, "umask": 0o022},
+            "args": list(manifest.container.args),
+            "env": [f"{name}={value}" for name, value in (_ENVIRONMENT | dict(manifest.container.env)).items()],
+            "cwd": manifest.container.workdir,
+            "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},
+            "noNewPrivileges": True,
+            "oomScoreAdj": 1000,  # the agent must outlive the job to say how it ended
+            "rlimits": [
+                {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
+                {"type": "RLIMIT_NOFILE", "hard": 65_536, "soft": 65_536},
+            ],
+        },
+        "mounts": _mounts(manifest, inputs, outputs),
+        "linux": {
+            "namespaces": [{"type": kind} for kind in _NAMESPACES],
+            "cgroupsPath": cgroup,
+            "resources": {
+                # The runtime adds null, zero, full, random, urandom and tty; nothing else.
+                "devices": [{"allow": False, "access": "rwm"}],
+                "memory": {"limit": limits.memory_mib * _MIB, "swap": limits.memory_mib * _MIB},
+                "pids": {"limit": limits.pids},
+            },
+            "seccomp": seccomp,
+            "maskedPaths": list(_MASKED),
+            "readonlyPaths": list(_READ_ONLY),
+        },
+    }
+
+
+def _mounts(manifest: JobManifest, inputs: dict[str, Path], outputs: Path) -> list[JsonObject]:
+    limits = manifest.limits
+    tmp_mib = max(_LEAST_TMP_MIB, limits.scratch_mib)
+    # Memory-backed mounts count towards the container's memory limit, as everything does that it writes.
+    mounts = [
+        _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
+        _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
+        _mount("/dev", "tmpfs", "nosuid", "noexec", "strictatime", "mode=755", "size=65536k"),
+        _mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", f"size={limits.memory_mib}m"),  # noqa: S108
+        _mount("/tmp", "tmpfs", "nosuid", "nodev", "mode=1777", f"size={tmp_mib}m"),  # noqa: S108
+    ]
+    if limits.scratch_mib:
+        owner = (f"uid={NOBODY}", f"gid={NOBODY}", "mode=700")
+        mounts.append(_mount("/scratch", "tmpfs", "nosuid", "nodev", *owner, f"size={limits.scratch_mib}m"))
+    mounts += [_bind(path, f"/inputs/{name}", "ro") for name, path in sorted(inputs.items())]
+    mounts.append(_bind(outputs, "/outputs", "rw", "noexec"))
+    return mounts
+
+
+def _mount(destination: str, kind: str, *options: str) -> JsonObject:
+    return {"destination": destination, "type": kind, "source": kind, "options": list(options)}
+
+
+def _bind(source: Path, destination: str, *options: str) -> JsonObject:
+    return {
+        "destination": destination,
+        "type": "bind",
+        "source": str(source),
+        "options": ["bind", "private", "nosuid", "nodev", *options],
+    }

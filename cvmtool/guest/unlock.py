@@ -1,0 +1,189 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Open the job's packs: disk, dm-verity, checked header, LUKS2, read-only mount.
+
+Zone: guest (measured). The only door to veritysetup and cryptsetup.
+Spec: docs/protocol.md section 10.
+
+Every parameter of dm-verity comes from the manifest; the superblock on the disk, which the host could rewrite
+(algorithm, salt, sizes), is not read. The LUKS header is read through verity into memory, and cryptsetup is shown that
+copy only: what was checked is what is used.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvmtool.errors import FormatError
+from cvmtool.formats.control import ControlError
+from cvmtool.formats.job import JobManifest
+from cvmtool.formats.pack import BLOCK, HEADER_SIZE, PackDescriptor
+from cvmtool.guest.lukshdr import check_header
+from cvmtool.guest.programs import run
+from cvmtool.guest.refusal import RefusedError
+
+_MODULES = ("dm_verity", "dm_crypt", "xts", "aesni_intel", "squashfs", "overlay")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the kernel shows disks and this module puts mounts; tests point elsewhere."""
+
+    blocks: Path = Path("/sys/block")
+    dev: Path = Path("/dev")
+    packs: Path = Path("/run/cvmtool/packs")
+
+    def mount_point(self, pack: PackDescriptor) -> Path:
+        """Return where a pack is mounted."""
+        return self.packs / pack.name
+
+
+def open_packs(manifest: JobManifest, passphrases: dict[str, bytearray], places: Places) -> dict[str, int]:
+    """Open and mount every pack; return the milliseconds that each took, by its name.
+
+    `passphrases` (32 bytes each, by root hash) are wiped as they are used. If one pack fails, all are closed again.
+
+    Raises:
+        RefusedError: `pack-missing`, `pack-integrity`, `pack-header` or `pack-key`, with the pack's name.
+    """
+    timings = {}
+    run("modprobe", "-a", "-q", *_MODULES)  # what is missing shows below, with a better message
+    try:
+        for pack in manifest.packs:
+            began = time.monotonic_ns()
+            _open(pack, passphrases.get(pack.root_hash), places)
+            timings[pack.name] = (time.monotonic_ns() - began) // 1_000_000
+    except RefusedError:
+        close_packs(manifest, places)
+        raise
+    finally:
+        for passphrase in passphrases.values():
+            passphrase[:] = bytes(len(passphrase))
+    return timings
+
+
+def close_packs(manifest: JobManifest, places: Places) -> None:
+    """Unmount and close what is open, so that the kernel forgets the volume keys."""
+    for pack in reversed(manifest.packs):
+        run("umount", "-l", str(places.mount_point(pack)))
+        run("cryptsetup", "close", _crypt_name(pack))
+        run("veritysetup", "close", _verity_name(pack))
+
+
+def corrupted(manifest: JobManifest) -> str | None:
+    """Return the name of a pack in which dm-verity has met a block that is not the owner's, if there is one.
+
+    The container saw an error where it read such a block; whether it took notice is not for us to guess.
+    """
+    for pack in manifest.packs:
+        status = run("veritysetup", "status", _verity_name(pack))
+        if status.code != 0 or "verified" not in status.output or "corrupted" in status.output:
+            return pack.name
+    return None
+
+
+def _verity_name(pack: PackDescriptor) -> str:
+    return f"verity-{pack.serial}"
+
+
+def _crypt_name(pack: PackDescriptor) -> str:
+    return f"pack-{pack.serial}"
+
+
+def _open(pack: PackDescriptor, passphrase: bytearray | None, places: Places) -> None:
+    if passphrase is None:
+        raise RefusedError(ControlError.PACK_KEY, "the secrets hold no key for this pack", pack=pack.name)
+    device = _open_verity(pack, places)
+    try:
+        with device.open("rb", buffering=0) as blocks:
+            header = _read_exactly(blocks.fileno(), HEADER_SIZE)
+    except OSError as error:
+        raise RefusedError(ControlError.PACK_INTEGRITY, f"the header: {error.strerror}", pack=pack.name) from error
+    try:
+        check_header(header, pack)
+    except FormatError as error:
+        raise RefusedError(ControlError.PACK_HEADER, error.message, pack=pack.name) from error
+    with _memory_file(header) as copy:
+        opened = run(
+            "cryptsetup",
+            "open",
+            "--type=luks2",
+            "--readonly",
+            "--disable-keyring",
+            "--disable-external-tokens",
+            f"--header={copy}",
+            "--key-file=-",
+            str(device),
+            _crypt_name(pack),
+            stdin=passphrase,
+        )
+    if opened.code != 0:
+        raise RefusedError(ControlError.PACK_KEY, opened.complaint, pack=pack.name)
+    point = places.mount_point(pack)
+    point.mkdir(parents=True, exist_ok=True)
+    source = places.dev / "mapper" / _crypt_name(pack)
+    mounted = run("mount", "-t", "squashfs", "-o", "ro,nosuid,nodev", str(source), str(point))
+    if mounted.code != 0:
+        raise RefusedError(ControlError.PACK_INTEGRITY, mounted.complaint, pack=pack.name)
+
+
+def _open_verity(pack: PackDescriptor, places: Places) -> Path:
+    """Open dm-verity over the disk whose serial hints at this pack; return the device. Reading it verifies it."""
+    disks = [
+        places.dev / disk.name
+        for disk in sorted(places.blocks.glob("vd*"))
+        if (disk / "serial").read_text("ascii", "replace").strip() == pack.serial
+    ]
+    if len(disks) != 1:
+        raise RefusedError(
+            ControlError.PACK_MISSING,
+            f"{len(disks)} disks have the serial {pack.serial}; 1 is required",
+            pack=pack.name,
+        )
+    opened = run(
+        "veritysetup",
+        "open",
+        "--no-superblock",
+        "--format=1",
+        "--hash=sha256",
+        f"--data-block-size={BLOCK}",
+        f"--hash-block-size={BLOCK}",
+        f"--data-blocks={pack.data_blocks}",
+        f"--hash-offset={pack.hash_offset + BLOCK}",  # behind the superblock
+        f"--salt={pack.salt}",
+        str(disks[0]),
+        _verity_name(pack),
+        str(disks[0]),
+        pack.root_hash,
+    )
+    if opened.code != 0:
+        raise RefusedError(ControlError.PACK_INTEGRITY, opened.complaint, pack=pack.name)
+    return places.dev / "mapper" / _verity_name(pack)
+
+
+def _read_exactly(file: int, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = os.read(file, size - len(data))
+        if not piece:
+            break  # the header's size is checked by its reader
+        data += piece
+    return bytes(data)
+
+
+@contextmanager
+def _memory_file(data: bytes) -> Iterator[str]:
+    """Give `data` a path that exists in memory only, for as long as it is needed."""
+    file = os.memfd_create("header")
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(file, view) :]
+        yield f"/proc/{os.getpid()}/fd/{file}"
+    finally:
+        os.close(file)
