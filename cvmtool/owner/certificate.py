@@ -1,0 +1,244 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""X.509 certificates as AMD issues them: read strictly, checked for their role, signatures verified.
+
+Zone: owner (trusted). Pure: no I/O, no clock.
+Spec: AMD 57230 VCEK and KDS; RFC 5280; RFC 4055 for the parameters of RSASSA-PSS.
+
+`parse_certificate` reads; it trusts nothing. Everything above a report is signed with RSASSA-PSS over SHA-384 (MGF1
+with SHA-384, salt of 48 bytes) by an RSA-4096 key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from cvmtool.errors import FormatError
+from cvmtool.owner.der import BOOLEAN, OCTET_STRING, SEQUENCE, SET, Der, context
+
+MAX_CERTIFICATE_BYTES = 16 << 10
+MAX_CERTIFICATES = 16
+"""In one blob, and in one verification."""
+
+_NAME_PARTS = {"2.5.4.3": "CN", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST", "2.5.4.10": "O", "2.5.4.11": "OU"}
+_AMD_NAME = (
+    ("OU", "Engineering"),
+    ("C", "US"),
+    ("L", "Santa Clara"),
+    ("ST", "CA"),
+    ("O", "Advanced Micro Devices"),
+)
+
+# RSASSA-PSS { SHA-384, MGF1 { SHA-384 }, salt 48 } with the trailer field left out (its default) or spelled out.
+_PSS = bytes.fromhex(
+    "06092a864886f70d01010a3034a00f300d06096086480165030402020500"
+    "a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130"
+)
+_PSS_SPELLED = bytes.fromhex(
+    "06092a864886f70d01010a3039a00f300d06096086480165030402020500"
+    "a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130a303020101"
+)
+
+_PADDING = padding.PSS(mgf=padding.MGF1(hashes.SHA384()), salt_length=48)
+_RSA_BITS = 4096
+_RSA_EXPONENT = 65537
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """One extension: its raw value (the content of the OCTET STRING) and whether it must be understood."""
+
+    critical: bool
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """A certificate that was read, and no more: unverified.
+
+    `issuer` and `subject` are the raw DER names (compare them as bytes); `signed` are the bytes that `signature`
+    covers; `spki` is the subject's public key; `extensions` by dotted object identifier.
+    """
+
+    der: bytes
+    signed: bytes
+    signature: bytes
+    serial: int
+    issuer: bytes
+    subject: bytes
+    not_before: datetime
+    not_after: datetime
+    spki: bytes
+    extensions: dict[str, Extension]
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the DER, 32 bytes."""
+        return hashlib.sha256(self.der).digest()
+
+    @property
+    def common_name(self) -> str | None:
+        """The subject's CN if the rest of the name is exactly AMD's, else None."""
+        return amd_common_name(self.subject)
+
+
+def parse_certificate(der: bytes) -> Certificate:
+    """Read one DER certificate of at most 16 KiB.
+
+    Raises:
+        FormatError: not DER, not version 3, signed with anything but RSASSA-PSS over SHA-384, or an extension twice.
+    """
+    if len(der) > MAX_CERTIFICATE_BYTES:
+        raise FormatError(f"certificate has {len(der)} bytes; required: at most {MAX_CERTIFICATE_BYTES}")
+    outside = Der(der, "certificate")
+    outer = outside.enter(SEQUENCE)
+    outside.finish()
+    signed = outer.take_whole(SEQUENCE)
+    algorithm = outer.take(SEQUENCE)
+    signature = outer.bits()
+    outer.finish()
+    body = Der(signed, "certificate").enter(SEQUENCE)
+    version = body.enter(context(0))
+    if version.integer() != 2:
+        raise FormatError("certificate version is not 3; required: 3")
+    version.finish()
+    serial = body.integer()
+    require_pss(body.take(SEQUENCE), algorithm, "certificate")
+    issuer = body.take_whole(SEQUENCE)
+    validity = body.enter(SEQUENCE)
+    not_before, not_after = validity.time(), validity.time()
+    validity.finish()
+    subject = body.take_whole(SEQUENCE)
+    spki = body.take_whole(SEQUENCE)
+    wrapped = body.enter(context(3))
+    extensions = parse_extensions(wrapped.enter(SEQUENCE), "certificate")
+    wrapped.finish()
+    body.finish()
+    return Certificate(
+        der=der,
+        signed=signed,
+        signature=signature,
+        serial=serial,
+        issuer=issuer,
+        subject=subject,
+        not_before=not_before,
+        not_after=not_after,
+        spki=spki,
+        extensions=extensions,
+    )
+
+
+def require_pss(inner: bytes, outer: bytes, what: str) -> None:
+    """Check both algorithm identifiers (their contents): equal, and RSASSA-PSS with exactly AMD's parameters.
+
+    Raises:
+        FormatError: another algorithm, other parameters, or the signed one differs from the one outside.
+    """
+    if inner != outer or inner not in (_PSS, _PSS_SPELLED):
+        raise FormatError(f"{what} signature algorithm is {inner.hex()[:40]}; required: rsassa-pss, sha-384, salt 48")
+
+
+def parse_extensions(sequence: Der, what: str) -> dict[str, Extension]:
+    """Read a sequence of extensions: dotted object identifier -> extension.
+
+    Raises:
+        FormatError: not DER, none at all, or one twice.
+    """
+    extensions: dict[str, Extension] = {}
+    while sequence.peek() is not None:
+        entry = sequence.enter(SEQUENCE)
+        oid = entry.oid()
+        critical = False
+        if entry.peek() == BOOLEAN:
+            critical = entry.boolean()
+            if not critical:
+                raise FormatError(f"{what} extension {oid} spells out its default; required: der")
+        if oid in extensions:
+            raise FormatError(f"{what} extension {oid} occurs twice; required: once")
+        extensions[oid] = Extension(critical=critical, value=entry.take(OCTET_STRING))
+        entry.finish()
+    if not extensions:
+        raise FormatError(f"{what} has an empty sequence of extensions; required: one or more")
+    return extensions
+
+
+def amd_common_name(name: bytes) -> str | None:
+    """Return the CN of a DER name whose other parts are exactly AMD's, in AMD's order; None for every other name.
+
+    Raises:
+        FormatError: not DER.
+    """
+    parts: list[tuple[str, str]] = []
+    rdns = Der(name, "certificate name").enter(SEQUENCE)
+    while rdns.peek() is not None:
+        rdn = rdns.enter(SET)
+        pair = rdn.enter(SEQUENCE)
+        parts.append((_NAME_PARTS.get(pair.oid(), "?"), pair.text()))
+        pair.finish()
+        rdn.finish()
+    if len(parts) != len(_AMD_NAME) + 1 or tuple(parts[:-1]) != _AMD_NAME or parts[-1][0] != "CN":
+        return None
+    return parts[-1][1]
+
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
+
+
+def split_certificates(blob: bytes) -> tuple[bytes, ...]:
+    """Return the DER of each certificate in `blob`: one DER certificate, or PEM with at most 16.
+
+    Raises:
+        FormatError: neither of the two, too large or too many.
+    """
+    if len(blob) > MAX_CERTIFICATES * MAX_CERTIFICATE_BYTES:
+        raise FormatError(f"certificates have {len(blob)} bytes; required: at most 262144")
+    if blob[:1] == bytes((SEQUENCE,)):
+        return (blob,)
+    found = _PEM.findall(blob)
+    if not found or len(found) != blob.count(b"-----BEGIN ") or len(found) > MAX_CERTIFICATES:
+        raise FormatError(f"certificates are neither der nor pem with 1 to {MAX_CERTIFICATES} of them")
+    try:
+        return tuple(base64.b64decode(b"".join(body.split()), validate=True) for body in found)
+    except binascii.Error as error:
+        raise FormatError(f"certificate pem is not base64: {error}") from None
+
+
+def rsa_key(spki: bytes) -> rsa.RSAPublicKey | None:
+    """Return the key if it is RSA-4096 with exponent 65537, else None."""
+    key = _load(spki)
+    if not isinstance(key, rsa.RSAPublicKey) or key.key_size != _RSA_BITS:
+        return None
+    return key if key.public_numbers().e == _RSA_EXPONENT else None
+
+
+def p384_key(spki: bytes) -> ec.EllipticCurvePublicKey | None:
+    """Return the key if it is a point on P-384, else None."""
+    key = _load(spki)
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        return None
+    return key
+
+
+def _load(spki: bytes) -> object:
+    try:
+        return serialization.load_der_public_key(spki)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def signed_by(key: rsa.RSAPublicKey, signature: bytes, signed: bytes) -> bool:
+    """Whether `signature` over `signed` is RSASSA-PSS by `key`, with exactly the parameters above."""
+    try:
+        key.verify(signature, signed, _PADDING, hashes.SHA384())
+    except InvalidSignature:
+        return False
+    return True
