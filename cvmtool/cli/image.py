@@ -24,20 +24,25 @@ if TYPE_CHECKING:
     from cvmtool.image.bundle import Bundle
     from cvmtool.image.store import Store
 
-app = typer.Typer(help="Build guest images and training containers, and prove that they can be built again.", no_args_is_help=True)
+app = typer.Typer(
+    help="Build guest images and training containers, and prove that they can be built again.", no_args_is_help=True
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to standard output.")]
 Locked = Annotated[bool, typer.Option("--locked", help="Accept the packages of packages.lock and nothing else.")]
-Mirror = Annotated[str | None, typer.Option("--mirror", help="Debian archive; apt's configuration by default.", metavar="URI")]
-Security = Annotated[
-    str | None, typer.Option("--security-mirror", help="Debian security archive.", metavar="URI")
+Mirror = Annotated[
+    str | None, typer.Option("--mirror", help="Debian archive; apt's configuration by default.", metavar="URI")
 ]
-BundleName = Annotated[str, typer.Argument(help="A guest image: its name, or the folder of its bundle.", metavar="BUNDLE")]
+Security = Annotated[str | None, typer.Option("--security-mirror", help="Debian security archive.", metavar="URI")]
+BundleName = Annotated[
+    str, typer.Argument(help="A guest image: its name, or the folder of its bundle.", metavar="BUNDLE")
+]
 
 
 @app.command()
 def build(
     name: Annotated[str, typer.Argument(help="A folder of images/.")] = "base",
+    *,
     out: Annotated[Path | None, typer.Option("--out", help="The bundle's folder.", metavar="DIR")] = None,
     locked: Locked = False,
     force: Annotated[bool, typer.Option("--force", help="Build even if nothing changed.")] = False,
@@ -118,7 +123,9 @@ def reproduce(
             notice=notice,
         )
     if as_json:
-        _print_json({"bundle": str(standing.folder), "identical": result.identical, "differences": list(result.differences)})
+        _print_json(
+            {"bundle": str(standing.folder), "identical": result.identical, "differences": list(result.differences)}
+        )
     else:
         console = Console()
         for difference in result.differences:
@@ -132,8 +139,11 @@ def reproduce(
 @app.command()
 def container(
     folder: Annotated[Path, typer.Argument(help="Folder with container.toml.", metavar="DIR")],
+    *,
     out: Annotated[Path, typer.Option("--out", help="The oci-archive to write.", metavar="FILE")],
-    pin: Annotated[Path | None, typer.Option("--pin", help="Write the digest into this job file.", metavar="JOB")] = None,
+    pin: Annotated[
+        Path | None, typer.Option("--pin", help="Write the digest into this job file.", metavar="JOB")
+    ] = None,
     locked: Locked = False,
     mirror: Mirror = None,
     security_mirror: Security = None,
@@ -244,23 +254,25 @@ def _stages() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
 
 
 def _show(bundle: Bundle, *, as_json: bool) -> None:
+    from cvmtool.formats.manifest import Mode
+
     if as_json:
         value = {"folder": str(bundle.folder), "digest": bundle.digest, "manifest": json.loads(bundle.manifest_bytes)}
         _print_json(value)
         return
     manifest = bundle.manifest
-    table = Table(box=None, show_header=False)
-    table.add_row("name", manifest.name)
-    table.add_row("folder", str(bundle.folder))
-    table.add_row("manifest", f"sha256:{bundle.digest}")
-    table.add_row("kernel", manifest.kernel_release)
-    table.add_row("command line", manifest.cmdline["production"])  # type: ignore[index]
-    for artefact in manifest.artefacts():
-        table.add_row(artefact.file, f"{artefact.size / (1 << 20):8.2f} MiB  sha256:{artefact.sha256}")
-    models = manifest.launch_digests["production"]  # type: ignore[index]
-    for cpu, digests in models.items():
-        table.add_row(cpu, f"1 vCPU {digests[0]}")
-    Console(soft_wrap=True).print(table)
+    # Plain lines: a digest that is cut to fit a column is of no use.
+    rows = [
+        ("name", manifest.name),
+        ("folder", str(bundle.folder)),
+        ("manifest", f"sha256:{bundle.digest}"),
+        ("kernel", manifest.kernel_release),
+        ("command line", manifest.cmdline[Mode.PRODUCTION]),
+        *((item.file, f"{item.size / (1 << 20):6.2f} MiB  sha256:{item.sha256}") for item in manifest.artefacts()),
+    ]
+    rows += [(f"{cpu}, 1 vCPU", digests[0]) for cpu, digests in manifest.launch_digests[Mode.PRODUCTION].items()]
+    for key, value in rows:
+        typer.echo(f"{key:<18} {value}")
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -83,9 +83,13 @@ class ImageManifest:
         """
         models = self.launch_digests[mode]
         if cpu not in models:
-            raise FormatError(f"image {self.name} has no launch digest for the CPU model {cpu[:64]!r}; it has {', '.join(models)}")
+            raise FormatError(
+                f"image {self.name} has no launch digest for the CPU model {cpu[:64]!r}; it has {', '.join(models)}"
+            )
         if not 1 <= vcpus <= len(models[cpu]):
-            raise FormatError(f"image {self.name} has launch digests for 1 to {len(models[cpu])} vCPUs; {vcpus} was asked for")
+            raise FormatError(
+                f"image {self.name} has launch digests for 1 to {len(models[cpu])} vCPUs; {vcpus} was asked for"
+            )
         return bytes.fromhex(models[cpu][vcpus - 1])
 
     def encode(self) -> bytes:
@@ -128,7 +132,9 @@ def parse_image_manifest(data: bytes) -> ImageManifest:
         kernel_release=_word(value, "kernel_release"),
         builder=_builder(value),
         cmdline=_cmdlines({mode: typed(cmdline, mode, str, what="cmdline") for mode in Mode}),
-        launch_digests=_digests({mode: typed(_by_mode(value, "launch_digests"), mode, dict, what="launch_digests") for mode in Mode}),
+        launch_digests=_digests(
+            {mode: typed(_by_mode(value, "launch_digests"), mode, dict, what="launch_digests") for mode in Mode}
+        ),
         **artefacts,
     )
 
@@ -174,9 +180,13 @@ def _builder(value: JsonObject) -> dict[str, str]:
 def _cmdlines(lines: dict[Mode, str]) -> dict[Mode, str]:
     for mode, line in lines.items():
         if not 1 <= len(line) <= MAX_CMDLINE or not line.isascii() or not line.isprintable():
-            raise FormatError(f"cmdline.{mode} has {len(line)} characters; 1 to {MAX_CMDLINE} printable ones are required")
-    # The two must differ in that word alone: then a production measurement is never that of a guest that believes a simulation.
-    if lines[Mode.DRYRUN] != f"{lines[Mode.PRODUCTION]} {DRYRUN_WORD}" or DRYRUN_WORD in lines[Mode.PRODUCTION].split(" "):
+            raise FormatError(
+                f"cmdline.{mode} has {len(line)} characters; 1 to {MAX_CMDLINE} printable ones are required"
+            )
+    # They differ in that word alone, so a production measurement is never that of a guest that believes a simulation.
+    if lines[Mode.DRYRUN] != f"{lines[Mode.PRODUCTION]} {DRYRUN_WORD}" or DRYRUN_WORD in lines[Mode.PRODUCTION].split(
+        " "
+    ):
         raise FormatError(f"cmdline.dryrun is not cmdline.production with {DRYRUN_WORD!r} at the end; that is required")
     return lines
 

@@ -136,7 +136,9 @@ def _resolve_debs(request: Request, archive: Archive, folder: Path, fallback: st
     suites = [*request.suites, *([fallback] if fallback else [])]
     for base in sorted({archive.base(suite) for suite in suites}):
         served = " ".join(suite for suite in suites if archive.base(suite) == base)
-        source = f"Types: deb\nURIs: {base}\nSuites: {served}\nComponents: main\nTargets: Packages\nSigned-By: {KEYRING}\n"
+        source = (
+            f"Types: deb\nURIs: {base}\nSuites: {served}\nComponents: main\nTargets: Packages\nSigned-By: {KEYRING}\n"
+        )
         (folder / "sources" / f"{len(served)}-{served.split()[0]}.sources").write_text(source, encoding="ascii")
     if fallback:
         # Below every installed or ordinary candidate: taken only where nothing else is.
@@ -174,7 +176,9 @@ def _closure(apt: _AptRoot, role: RoleRequest) -> list[tuple[str, str, str]]:
 
 def _index(apt: _AptRoot, suites: Iterable[str]) -> dict[tuple[str, str, str], Package]:
     files: dict[str, list[str]] = {}
-    for row in apt("apt-get", "indextargets", "--format", "$(RELEASE)|$(FILENAME)", "Created-By: Packages").splitlines():
+    for row in apt(
+        "apt-get", "indextargets", "--format", "$(RELEASE)|$(FILENAME)", "Created-By: Packages"
+    ).splitlines():
         release, _, filename = row.partition("|")
         files.setdefault(release, []).append(filename)
     index: dict[tuple[str, str, str], Package] = {}

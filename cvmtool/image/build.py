@@ -94,7 +94,7 @@ def build_image(
     progress: Callable[[str], None] = _silent,
     notice: Callable[[str], None] = _silent,
 ) -> Bundle:
-    """Build a bundle at `out`, or return the one that stands there if its inputs are unchanged and `force` is not given.
+    """Build a bundle at `out`, or return the one that stands there if its inputs are unchanged (unless `force`).
 
     Args:
         source: what to build.
@@ -172,7 +172,9 @@ def _renew(path: Path, request: Request, archive: Archive, notice: Callable[[str
     old = {package.name: package for package in parse_lock(path.read_bytes()).packages} if path.exists() else {}
     lock = resolve(request, archive, notice=notice)
     new = {package.name: package for package in lock.packages}
-    changed = [f"{name} {new[name].version}" for name in sorted(new) if name in old and old[name].sha256 != new[name].sha256]
+    changed = [
+        f"{name} {new[name].version}" for name in sorted(new) if name in old and old[name].sha256 != new[name].sha256
+    ]
     if changed:
         notice(f"{path.name}: {len(changed)} changed: {', '.join(changed)}")
     path.write_bytes(lock.encode())
@@ -203,7 +205,9 @@ def _assemble(
         (bundle / "vmlinuz").write_bytes(_only(kernel_tree, recipe.vmlinuz))
         progress("root file system")
         rootfs = bundle / ROOTFS_FILE
-        build_rootfs(source.image, source.package, recipe, lock, rootfs, store=store, tools=tools, modules=modules, work=work)
+        build_rootfs(
+            source.image, source.package, recipe, lock, rootfs, store=store, tools=tools, modules=modules, work=work
+        )
         progress("initrd")
         with Tree() as initrd_tree:
             for package in lock.role("initrd"):
@@ -239,7 +243,9 @@ def measure_bundle(
     firmware = (bundle / "OVMF.amdsev.fd").read_bytes()
     try:
         if not parse_firmware(firmware).has_kernel_hashes:
-            raise BuildError("the firmware has no SNP_KERNEL_HASHES section, so it would boot any kernel; one is required")
+            raise BuildError(
+                "the firmware has no SNP_KERNEL_HASHES section, so it would boot any kernel; one is required"
+            )
     except FormatError as error:
         raise BuildError(f"the firmware cannot be measured: {error.message}") from error
     kernel = (bundle / "vmlinuz").read_bytes()
@@ -249,7 +255,9 @@ def measure_bundle(
         mode: {
             cpu: tuple(
                 digest.hex()
-                for digest in launch_digests(firmware, hashes=kernel_hashes(kernel, initrd, line), cpu=cpu, vcpus=MAX_VCPUS)
+                for digest in launch_digests(
+                    firmware, hashes=kernel_hashes(kernel, initrd, line), cpu=cpu, vcpus=MAX_VCPUS
+                )
             )
             for cpu in recipe.cpus
         }

@@ -4,7 +4,7 @@
 
 Zone: image. Starts one process.
 
-Without it every import compiles its source again, on a read-only file system each time, which costs seconds under emulation.
+Without it every import compiles its source again, each time, which costs seconds under emulation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cvmtool.image.tree import NodeKind, Tree, matches
 
 
 def add_byte_code(tree: Tree, globs: Iterable[str], *, tools: Tools, work: Path) -> None:
-    """Compile every module that matches one of `globs` and add the byte code. `work` is a folder that does not exist yet.
+    """Compile every module that matches one of `globs` and add the byte code; `work` is a folder to use.
 
     Raises:
         BuildError: nothing matches, or a module does not compile.
@@ -33,5 +33,5 @@ def add_byte_code(tree: Tree, globs: Iterable[str], *, tools: Tools, work: Path)
     compiled = sorted(work.rglob("*.pyc"))
     if not compiled:
         raise BuildError(f"no Python module matches {', '.join(patterns)}; at least one is required")
-    for path in compiled:
-        tree.add_file(path.relative_to(work).as_posix(), path.read_bytes())
+    for file in compiled:
+        tree.add_file(file.relative_to(work).as_posix(), file.read_bytes())

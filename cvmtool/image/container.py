@@ -126,9 +126,7 @@ def build_container(
     return Container(path=out, digest=digest)
 
 
-def _write_layer(
-    folder: Path, recipe: ContainerRecipe, lock: Lock, layer: Path, *, store: Store, work: Path
-) -> None:
+def _write_layer(folder: Path, recipe: ContainerRecipe, lock: Lock, layer: Path, *, store: Store, work: Path) -> None:
     with Tree() as tree:
         for package in lock.role("rootfs"):
             if package.kind is PackageKind.WHEEL:

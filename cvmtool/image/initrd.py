@@ -8,21 +8,25 @@ Spec: Linux Documentation/driver-api/early-userspace/buffer-format.rst, "newc".
 
 from __future__ import annotations
 
+import hashlib
 import io
 import posixpath
+import re
 
+from cvmtool.errors import BuildError
 from cvmtool.image.libraries import needs_of
 from cvmtool.image.tree import NodeKind, Tree
 
 _TYPE = {NodeKind.FILE: 0o100000, NodeKind.DIRECTORY: 0o040000, NodeKind.LINK: 0o120000}
 _CONSOLE = "dev/console"
+_HEADER = re.compile(rb"070701([0-9A-F]{104})")
 
 
 def pack_initrd(tree: Tree, *, init: bytes, programs: tuple[str, ...], modules: dict[str, bytes], time: int) -> bytes:
     """Return a cpio archive of `init`, of `programs` of the tree with the libraries they need, and of `modules`.
 
-    Programs stand in /bin, libraries where the dynamic linker looks without a cache, modules in /modules with their load
-    order in /modules.order.
+    Programs stand in /bin, libraries where the dynamic linker looks without a cache, modules in /modules, and their
+    load order in /modules.order.
 
     Raises:
         BuildError: a program or a library is not in the tree.
@@ -42,6 +46,28 @@ def pack_initrd(tree: Tree, *, init: bytes, programs: tuple[str, ...], modules: 
         out.add_file("modules.order", "".join(posixpath.basename(path) + "\n" for path in modules).encode())
         out.add_file("init", init, mode=0o755)
         return _cpio(out, time=time)
+
+
+def list_cpio(data: bytes) -> dict[str, str]:
+    """Return path -> mode and SHA-256 of every entry of a `newc` archive.
+
+    Raises:
+        BuildError: not such an archive.
+    """
+    found: dict[str, str] = {}
+    at = 0
+    while True:
+        header = _HEADER.fullmatch(data[at : at + 110])
+        if header is None:
+            raise BuildError(f"the initrd is not a cpio archive: bytes {at} to {at + 110} are no header")
+        fields = [int(header[1][start : start + 8], 16) for start in range(0, 104, 8)]
+        mode, size, name_size = fields[1], fields[6], fields[11]
+        start = -(-(at + 110 + name_size) // 4) * 4
+        path = data[at + 110 : at + 110 + name_size].rstrip(b"\0").decode("utf-8", "replace")
+        if path == "TRAILER!!!":
+            return found
+        found[path] = f"{mode:o} {hashlib.sha256(data[start : start + size]).hexdigest()}"
+        at = -(-(start + size) // 4) * 4
 
 
 def _cpio(tree: Tree, *, time: int) -> bytes:

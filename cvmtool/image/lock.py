@@ -62,7 +62,17 @@ class Package:
     def line(self) -> str:
         """Return the package's line in a lock."""
         roles = ",".join(sorted(self.roles))
-        fields = (self.kind, self.name, self.version, self.arch, self.suite, roles, str(self.size), self.sha256, self.path)
+        fields = (
+            self.kind,
+            self.name,
+            self.version,
+            self.arch,
+            self.suite,
+            roles,
+            str(self.size),
+            self.sha256,
+            self.path,
+        )
         return " ".join(fields)
 
 

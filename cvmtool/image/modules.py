@@ -30,7 +30,7 @@ class Modules:
     _bytes: dict[str, bytes] = field(default_factory=dict)
 
     def closure(self, names: tuple[str, ...]) -> dict[str, bytes]:
-        """Return path below the module folder (`kernel/....ko`) -> module, in load order, of `names` and what they need.
+        """Return path below the module folder (`kernel/....ko`) -> module, in load order: `names` and what they need.
 
         What is built into the kernel is left out.
 

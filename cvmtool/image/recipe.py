@@ -46,7 +46,9 @@ class Request:
 
     def digest(self) -> str:
         """Return the SHA-256 of the request, 64 hex digits."""
-        roles = {name: [sorted(role.include), sorted(role.drop), sorted(role.only)] for name, role in self.roles.items()}
+        roles = {
+            name: [sorted(role.include), sorted(role.drop), sorted(role.only)] for name, role in self.roles.items()
+        }
         wheels = [self.wheels.python, sorted(self.wheels.include)] if self.wheels else []
         text = json.dumps([self.suites, self.fallback_suites, roles, wheels], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
@@ -192,7 +194,9 @@ def take_request(top: Table, *, roles: tuple[str, ...]) -> Request:
     wanted = {}
     for name in roles:
         table = packages.table(name)
-        wanted[name] = RoleRequest(include=table.words("include"), drop=table.words("drop", ()), only=table.words("only", ()))
+        wanted[name] = RoleRequest(
+            include=table.words("include"), drop=table.words("drop", ()), only=table.words("only", ())
+        )
         table.end()
     wheels = None
     if "wheels" in top:
@@ -200,7 +204,10 @@ def take_request(top: Table, *, roles: tuple[str, ...]) -> Request:
         wheels = WheelRequest(python=table.text("python"), include=table.words("include"))
         table.end()
     request = Request(
-        suites=packages.words("suites"), fallback_suites=packages.words("fallback_suites", ()), roles=wanted, wheels=wheels
+        suites=packages.words("suites"),
+        fallback_suites=packages.words("fallback_suites", ()),
+        roles=wanted,
+        wheels=wheels,
     )
     packages.end()
     return request

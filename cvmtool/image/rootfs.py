@@ -94,5 +94,5 @@ def _add_modules(tree: Tree, recipe: Recipe, modules: Modules, tools: Tools, wor
         on_disk.parent.mkdir(parents=True, exist_ok=True)
         on_disk.write_bytes(data)
     tools.depmod(root, modules.release)
-    for path in sorted(place.glob("modules.*.bin")) + [place / "modules.dep", place / "modules.softdep"]:
-        tree.add_file(f"{folder}/{path.name}", path.read_bytes(), replace=True)
+    for index in [*sorted(place.glob("modules.*.bin")), place / "modules.dep", place / "modules.softdep"]:
+        tree.add_file(f"{folder}/{index.name}", index.read_bytes(), replace=True)

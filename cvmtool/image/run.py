@@ -19,7 +19,17 @@ from typing import IO
 from cvmtool.errors import BuildError
 
 _TAIL = 2000  # characters of a failed program's output worth showing
-_KEPT = ("HOME", "PATH", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE")
+_KEPT = (
+    "HOME",
+    "PATH",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+)
 
 
 def _environment(extra: Mapping[str, str] | None, *, pip: bool) -> dict[str, str]:
@@ -47,7 +57,12 @@ def run(
     """
     try:
         done = subprocess.run(
-            [str(arg) for arg in argv], input=stdin, capture_output=True, check=False, cwd=cwd, env=_environment(env, pip=pip)
+            [str(arg) for arg in argv],
+            input=stdin,
+            capture_output=True,
+            check=False,
+            cwd=cwd,
+            env=_environment(env, pip=pip),
         )
     except OSError as error:
         raise missing(str(argv[0]), error) from error

@@ -43,6 +43,10 @@ class Tools:
         """Return `data` compressed as one zstd frame that the kernel accepts as an initrd."""
         return run(self.argv("usr/bin/zstd", "-q", "-c", "-19", "-T1"), stdin=data, env=self.env())
 
+    def unzstd(self, data: bytes) -> bytes:
+        """Return what a zstd frame holds."""
+        return run(self.argv("usr/bin/zstd", "-q", "-d", "-c"), stdin=data, env=self.env())
+
     def depmod(self, root: Path, release: str) -> None:
         """Write modules.dep and its companions for root/lib/modules/release."""
         run(self.argv("usr/bin/kmod", "-b", root, release, name="depmod"), env=self.env())
@@ -61,8 +65,9 @@ class Tools:
     def squashfs(self, out: Path) -> Iterator[IO[bytes]]:
         """Yield a pipe that takes a tar archive and becomes a squashfs (zstd, 128 KiB blocks) at `out`."""
         argv = self.argv(
-            "usr/bin/sqfstar", "-quiet", "-no-progress", "-reproducible", "-comp", "zstd", "-b", "131072", "-processors", "2",
-            "-no-xattrs", "-root-mode", "755", "-root-uid", "0", "-root-gid", "0", "-root-time", str(self.time), out,
+            "usr/bin/sqfstar", "-quiet", "-no-progress", "-reproducible", "-comp", "zstd", "-b", "131072",
+            "-processors", "2", "-no-xattrs", "-root-mode", "755", "-root-uid", "0", "-root-gid", "0", 
+            "-root-time", str(self.time), out,
         )  # fmt: skip
         with feed(argv, env=self.env()) as pipe:
             yield pipe

@@ -4,8 +4,8 @@
 
 Zone: image. Reads packages, spools contents to one unnamed temporary file.
 
-A node has a kind, a mode and its bytes; owner is always 0:0 and the time stamp is given when the tree is written. So two
-trees of the same inputs are the same archive, whoever builds them. Set-uid and set-gid bits are cleared: nothing in
+A node has a kind, a mode and its bytes; owner is always 0:0 and the time stamp is given when the tree is written. So
+two trees of the same inputs are the same archive, whoever builds them. Set-uid and set-gid bits are cleared: nothing in
 these images gains rights by being executed.
 """
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 from cvmtool.errors import BuildError
 from cvmtool.image.run import drain
@@ -62,10 +62,12 @@ class Tree:
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
         self._end = 0
 
-    def __enter__(self) -> Tree:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._spool.close()
 
     def __contains__(self, path: str) -> bool:
@@ -208,7 +210,9 @@ class Tree:
         elif member.islnk():
             original = self._nodes.get(self._normal(member.linkname))
             if original is None:
-                raise BuildError(f"{package.name}: {member.name} links to {member.linkname}, which does not come before it")
+                raise BuildError(
+                    f"{package.name}: {member.name} links to {member.linkname}, which does not come before it"
+                )
             self._put(member.name, original, replace=False)
         else:
             raise BuildError(f"{package.name}: {member.name} is a special file; none may stand in an image")
