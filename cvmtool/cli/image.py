@@ -257,20 +257,20 @@ def _show(bundle: Bundle, *, as_json: bool) -> None:
     from cvmtool.formats.manifest import Mode
 
     if as_json:
-        value = {"folder": str(bundle.folder), "digest": bundle.digest, "manifest": json.loads(bundle.manifest_bytes)}
-        _print_json(value)
+        manifest = json.loads(bundle.manifest_bytes)
+        _print_json({"folder": str(bundle.folder), "digest": bundle.digest, "manifest": manifest})
         return
-    manifest = bundle.manifest
+    image = bundle.manifest
     # Plain lines: a digest that is cut to fit a column is of no use.
     rows = [
-        ("name", manifest.name),
+        ("name", image.name),
         ("folder", str(bundle.folder)),
         ("manifest", f"sha256:{bundle.digest}"),
-        ("kernel", manifest.kernel_release),
-        ("command line", manifest.cmdline[Mode.PRODUCTION]),
-        *((item.file, f"{item.size / (1 << 20):6.2f} MiB  sha256:{item.sha256}") for item in manifest.artefacts()),
+        ("kernel", image.kernel_release),
+        ("command line", image.cmdline[Mode.PRODUCTION]),
+        *((item.file, f"{item.size / (1 << 20):6.2f} MiB  sha256:{item.sha256}") for item in image.artefacts()),
     ]
-    rows += [(f"{cpu}, 1 vCPU", digests[0]) for cpu, digests in manifest.launch_digests[Mode.PRODUCTION].items()]
+    rows += [(f"{cpu}, 1 vCPU", digests[0]) for cpu, digests in image.launch_digests[Mode.PRODUCTION].items()]
     for key, value in rows:
         typer.echo(f"{key:<18} {value}")
 

@@ -66,7 +66,7 @@ class Tools:
         """Yield a pipe that takes a tar archive and becomes a squashfs (zstd, 128 KiB blocks) at `out`."""
         argv = self.argv(
             "usr/bin/sqfstar", "-quiet", "-no-progress", "-reproducible", "-comp", "zstd", "-b", "131072",
-            "-processors", "2", "-no-xattrs", "-root-mode", "755", "-root-uid", "0", "-root-gid", "0", 
+            "-processors", "2", "-no-xattrs", "-root-mode", "755", "-root-uid", "0", "-root-gid", "0",
             "-root-time", str(self.time), out,
         )  # fmt: skip
         with feed(argv, env=self.env()) as pipe:
