@@ -6,8 +6,8 @@ Zone: owner (trusted). Pure: no I/O.
 Spec: ITU-T X.690 (DER): one encoding per value, definite and minimal lengths.
 
 Why not the library's parser: AMD numbers every VCEK 0, which RFC 5280 forbids; `cryptography` warns today and says it
-will refuse tomorrow. Keys and signatures stay the library's; the narrow profile that AMD issues is read here, and what is
-not in the profile is refused.
+will refuse tomorrow. Keys and signatures stay the library's; the narrow profile that AMD issues is read here, and what
+is not in it is refused.
 """
 
 from __future__ import annotations
