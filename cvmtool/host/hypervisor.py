@@ -10,6 +10,7 @@ Errors are mapped by libvirt's code, never by its text; the text goes into `deta
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import socket
 import threading
@@ -76,12 +77,10 @@ class _EventLoop:
     _lock = threading.Lock()
 
     @classmethod
-    def ensure(cls, libvirt: ModuleType, log: Path) -> None:
+    def ensure(cls, libvirt: ModuleType) -> None:
         with cls._lock:
             if cls._started:
                 return
-            # The embedded driver writes its log to standard error unless told otherwise before it opens.
-            os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{log}")
             libvirt.registerErrorHandler(lambda _context, _error: None, None)
             libvirt.virEventRegisterDefaultImpl()
             threading.Thread(target=cls._run, args=(libvirt,), name="libvirt-events", daemon=True).start()
@@ -125,8 +124,10 @@ class Hypervisor:
             ConfigError: libvirt-python is missing.
         """
         self.uri = uri
+        # libvirt inside this process writes to standard error unless told otherwise before it is loaded.
+        os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{log}")
         self._libvirt = libvirt_module()
-        _EventLoop.ensure(self._libvirt, log)
+        _EventLoop.ensure(self._libvirt)
         self._root = _embedded_root(uri)
         if self._root is not None:
             _prepare_embedded(self._root)
@@ -161,8 +162,6 @@ class Hypervisor:
             self._connection.close()
         if self._root is not None:
             shutil.rmtree(self._root, ignore_errors=True)
-            with suppress(OSError):
-                self._root.parent.rmdir()
 
     def emulator(self) -> str:
         """Return the path of the host's QEMU for x86-64.
@@ -344,7 +343,27 @@ def _embedded_root(uri: str) -> Path | None:
 def _prepare_embedded(root: Path) -> None:
     # QEMU runs as another user when we are root; it must be able to reach its sockets below.
     (root / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
-    (root / "etc/qemu.conf").write_text(_EMBED_CONF)
+    # libvirt asks QEMU what it can do (seconds) and keeps the answer; every root directory shares it.
+    kept = root.parent / "cache"
+    kept.mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        (root / "cache").symlink_to(kept)
+    config = _EMBED_CONF
+    if not _qemu_user_reaches_kvm():
+        # libvirt (as root) finds KVM, finds it unusable for QEMU's user, and asks QEMU again: at each of some twenty
+        # questions, 80 s in all. As root the answers agree. QEMU still runs without capabilities, in its sandbox.
+        config += 'user = "root"\ngroup = "root"\n'
+    (root / "etc/qemu.conf").write_text(config)
+
+
+def _qemu_user_reaches_kvm() -> bool:
+    try:
+        device = Path("/dev/kvm").stat()
+        user = pwd.getpwnam("libvirt-qemu")
+    except (OSError, KeyError):
+        return True  # no KVM, or no such user: nothing to disagree about
+    groups = os.getgrouplist(user.pw_name, user.pw_gid)
+    return bool(device.st_mode & 0o006 == 0o006 or (device.st_gid in groups and device.st_mode & 0o060 == 0o060))
 
 
 def _connect_hint(uri: str) -> str:
