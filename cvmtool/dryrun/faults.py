@@ -102,7 +102,7 @@ REFUSALS: dict[Fault, Refusal] = {
         exit_code=5, code="certificate-validity", attack="a key is used that nobody vouches for any longer"
     ),
     Fault.REVOKED_KEY: Refusal(exit_code=5, code="revocation", attack="the key's issuer was revoked"),
-    Fault.MISSING_CRL: Refusal(exit_code=6, code="revocation", attack="the revocation list is withheld"),
+    Fault.MISSING_CRL: Refusal(exit_code=6, code="revocation-checked", attack="the revocation list is withheld"),
     Fault.UNKNOWN_ROOT: Refusal(exit_code=5, code="root-pinned", attack="the whole chain is the host's own invention"),
 }
 """Every fault but `none`, with its refusal."""
