@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -106,31 +107,32 @@ def drain(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -
 def _started(
     argv: Sequence[str | Path], *, env: Mapping[str, str] | None, stdin: int, stdout: int
 ) -> Iterator[subprocess.Popen[bytes]]:
-    try:
-        process = subprocess.Popen(
-            [str(arg) for arg in argv],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            env=_environment(env, pip=False),
-        )
-    except OSError as error:
-        raise missing(str(argv[0]), error) from error
-    try:
-        yield process
-        tail = _required(process.stderr).read()
-        code = process.wait()
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None and not pipe.closed:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    continue
-        process.wait()
+    # A file for its complaints: a pipe that nobody reads meanwhile would block it.
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                [str(arg) for arg in argv],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=complaints,
+                env=_environment(env, pip=False),
+            )
+        except OSError as error:
+            raise missing(str(argv[0]), error) from error
+        try:
+            yield process
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None and not pipe.closed:
+                    with suppress(BrokenPipeError):
+                        pipe.close()
+            process.wait()
+        complaints.seek(0)
+        tail = complaints.read()
     if code != 0:
         text = tail.decode("utf-8", "replace").strip()[-_TAIL:]
         raise BuildError(f"{Path(str(argv[0])).name} ended with code {code}; 0 is required", detail=text)

@@ -150,6 +150,8 @@ class Tree:
 
     def add_directory(self, path: str, *, mode: int = 0o755) -> None:
         """Add a directory and what is above it; one that is there keeps its mode."""
+        if self._normal(path) in _MERGED:
+            path = f"usr/{path}"
         self._put(path, Node(kind=NodeKind.DIRECTORY, mode=mode & 0o1777), replace=False)
 
     def _put(self, path: str, node: Node, *, replace: bool) -> None:

@@ -1,0 +1,127 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""The image manifest: one spelling, every field checked, the two command lines one word apart."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvmtool.errors import FormatError
+from cvmtool.formats.manifest import MAX_MANIFEST, MAX_VCPUS, Artefact, ImageManifest, Mode, parse_image_manifest
+
+DIGESTS = tuple(f"{number:096x}" for number in range(MAX_VCPUS))
+
+
+def artefact(name: str) -> Artefact:
+    return Artefact(file=name, sha256="cd" * 32, size=7)
+
+
+MANIFEST = ImageManifest(
+    name="base",
+    source_date_epoch=1,
+    inputs_sha256="ab" * 32,
+    lock_sha256="ef" * 32,
+    kernel_release="6.12",
+    builder={"zstd": "1.5.7"},
+    firmware=artefact("OVMF.amdsev.fd"),
+    kernel=artefact("vmlinuz"),
+    initrd=artefact("initrd"),
+    rootfs=artefact("rootfs.img"),
+    sbom=artefact("sbom.spdx.json"),
+    cmdline={Mode.PRODUCTION: "console=ttyS0 panic=-1", Mode.DRYRUN: "console=ttyS0 panic=-1 cvmtool.dryrun=1"},
+    launch_digests={mode: {"EPYC-Genoa": DIGESTS} for mode in Mode},
+)
+
+
+def mutated(change: dict[str, Any]) -> bytes:
+    value = json.loads(MANIFEST.encode())
+    for path, item in change.items():
+        *parents, key = path.split("/")
+        at = value
+        for parent in parents:
+            at = at[parent]
+        if item is None:
+            del at[key]
+        else:
+            at[key] = item
+    return (json.dumps(value, sort_keys=True, indent=2) + "\n").encode()
+
+
+def test_round_trip():
+    assert parse_image_manifest(MANIFEST.encode()) == MANIFEST
+
+
+def test_launch_digest_by_machine():
+    assert MANIFEST.launch_digest(Mode.DRYRUN, "EPYC-Genoa", 3).hex() == DIGESTS[2]
+    for cpu, vcpus, field in (("EPYC-Foo", 1, "EPYC-Foo"), ("EPYC-Genoa", 0, "vCPUs"), ("EPYC-Genoa", 65, "vCPUs")):
+        with pytest.raises(FormatError, match=field):
+            MANIFEST.launch_digest(Mode.DRYRUN, cpu, vcpus)
+
+
+@pytest.mark.parametrize(
+    ("path", "item", "field"),
+    [
+        ("schema", "cvmtool/image/v2", "schema"),
+        ("name", "../base", "name"),
+        ("surplus", 1, "surplus"),
+        ("lock_sha256", None, "lock_sha256"),
+        ("source_date_epoch", -1, "source_date_epoch"),
+        ("kernel/file", "../../etc/shadow", "kernel.file"),
+        ("kernel/file", "manifest.json", "kernel.file"),
+        ("kernel/file", "initrd", "same file name"),
+        ("kernel/sha256", "CD" * 32, "kernel.sha256"),
+        ("kernel/size", 0, "kernel.size"),
+        ("kernel/surplus", 1, "surplus"),
+        ("builder/zstd", "two words", "zstd"),
+        ("cmdline/production", "x\n", "cmdline.production"),
+        ("cmdline/production", "x" * 2048, "cmdline.production"),
+        ("cmdline/dryrun", "console=ttyS0 panic=-1 init=/bin/sh cvmtool.dryrun=1", "cmdline.dryrun"),
+        ("cmdline/dryrun", "console=ttyS0 panic=-1", "cmdline.dryrun"),
+        ("launch_digests/dryrun", {}, "launch_digests.dryrun"),
+        ("launch_digests/dryrun/EPYC-Genoa", ["00"], "EPYC-Genoa"),
+        ("launch_digests/dryrun/EPYC-Genoa", ["zz"] * MAX_VCPUS, "EPYC-Genoa"),
+        ("launch_digests/dryrun/EPYC-Milan", list(DIGESTS), "different CPU models"),
+    ],
+)
+def test_mutation_is_refused(path: str, item: object, field: str):
+    with pytest.raises(FormatError, match=field):
+        parse_image_manifest(mutated({path: item}))
+
+
+def test_a_production_line_that_holds_the_dry_run_word_is_refused():
+    line = "cvmtool.dryrun=1 quiet"
+    with pytest.raises(FormatError, match="cmdline"):
+        parse_image_manifest(mutated({"cmdline/production": line, "cmdline/dryrun": f"{line} cvmtool.dryrun=1"}))
+
+
+@pytest.mark.parametrize("change", [b" ", b"\n"])
+def test_another_spelling_is_refused(change: bytes):
+    with pytest.raises(FormatError, match="one spelling"):
+        parse_image_manifest(MANIFEST.encode() + change)
+
+
+def test_too_long_is_refused():
+    with pytest.raises(FormatError, match=str(MAX_MANIFEST)):
+        parse_image_manifest(b" " * (MAX_MANIFEST + 1))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3)
+)
+
+
+@given(st.sampled_from(sorted(json.loads(MANIFEST.encode()))), VALUES)
+def test_any_value_in_any_key_is_refused_or_accepted(key: str, value: object):
+    try:
+        parse_image_manifest(mutated({key: value}) if value is not None else mutated({key: None}))
+    except FormatError:
+        return
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes(data: bytes):
+    with pytest.raises(FormatError):
+        parse_image_manifest(data)
