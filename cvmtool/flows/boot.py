@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Watch a machine boot, and say why it did not.
 
-Zone: flows. The host's signs (console bytes, domain state, a register) are hints for a better message; they never decide
-trust.
+Zone: flows. The host's signs (console bytes, domain state, a register) are hints for a better message; they never
+decide trust.
 
 A guest that the firmware refuses never prints a byte and spins for ever. Told apart by: no byte on the console within a
 generous deadline; and in an emulated dry run, sooner, by a program counter that no longer moves.

@@ -59,7 +59,13 @@ def seal_container(image: OciImage, *, settings: Settings, keys: OwnerKeys, prog
     """Seal a container image's root file system, or find it sealed."""
     source = lp(b"container", image.digest.encode("ascii"))
     return _seal(
-        source, "container", Role.CONTAINER, settings, keys, lambda: TarSource(pieces=image.rootfs()), progress
+        source,
+        "container",
+        role=Role.CONTAINER,
+        settings=settings,
+        keys=keys,
+        open_source=lambda: TarSource(pieces=image.rootfs()),
+        progress=progress,
     )
 
 

@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Attach to a running machine: challenge its guest, judge the answer, and only then talk to it.
+
+Zone: flows. A refusal leaves the evidence on disk, so that it can be decided again offline (`cvmtool attest replay DIR`).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cvmtool.config import private_dir, write_atomic
+from cvmtool.dryrun.amd import FakeAmd
+from cvmtool.dryrun.faults import Fault
+from cvmtool.errors import CvmError
+from cvmtool.flows.boot import BootWatch
+from cvmtool.flows.machine import Machine
+from cvmtool.flows.reporter import Stage
+from cvmtool.flows.simulate import secure_processor
+from cvmtool.formats.channel import AGENT_PORT
+from cvmtool.formats.evidence import NONCE_SIZE, Evidence
+from cvmtool.formats.job import JobManifest
+from cvmtool.host.channel import AgentChannel
+from cvmtool.owner.appraise import VerifiedGuest
+from cvmtool.owner.keystore import OwnerKeys
+from cvmtool.owner.policy import Policy
+from cvmtool.owner.policyfile import encode_policy
+from cvmtool.owner.session import Session
+
+# Names in a case's directory.
+EVIDENCE_FILE = "evidence.bin"
+POLICY_FILE = "policy.toml"
+CASE_FILE = "case.json"
+CASE_SCHEMA = "cvmtool/case/v1"
+
+NonceSource = Callable[[int], bytes]
+StageOf = Callable[[Stage, str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """What the owner brings to an attestation."""
+
+    keys: OwnerKeys
+    manifest: JobManifest
+    policy: Policy
+    cases_dir: Path
+    boot_seconds: float
+    fault: Fault = Fault.NONE
+    """Dry runs: what the simulated processor shall do wrong (`cvmtool drill`)."""
+    new_nonce: NonceSource = secrets.token_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """An attested session: the guest, what it showed, and the channel to it."""
+
+    guest: VerifiedGuest
+    evidence: Evidence
+    nonce: bytes
+    channel: AgentChannel
+
+
+def demand_evidence(
+    machine: Machine, challenge: Challenge, amd: FakeAmd, stack: ExitStack
+) -> tuple[AgentChannel, Session, Evidence]:
+    """Send a challenge and return the answer, unverified. What was opened is closed with `stack`.
+
+    Raises:
+        HostError: no answer.
+        AppraisalError: the measured boot was refused.
+        FreshnessError: the guest was launched for another owner or job.
+        FormatError: the answer is malformed.
+    """
+    stack.enter_context(secure_processor(machine, amd, fault=challenge.fault))
+    channel = AgentChannel(machine.hypervisor.open_port(machine.name, AGENT_PORT))
+    stack.callback(channel.close)
+    session = Session(
+        owner_key=challenge.keys.public,
+        manifest_sha256=challenge.manifest.sha256,
+        host_data=challenge.manifest.host_data,
+        policy=challenge.policy,
+        nonce=challenge.new_nonce(NONCE_SIZE),
+    )
+    evidence = channel.challenge(
+        session.challenge(),
+        session.nonce,
+        deadline_seconds=challenge.boot_seconds,
+        alive=BootWatch(machine).alive,
+    )
+    return channel, session, evidence
+
+
+def judge(session: Session, evidence: Evidence, challenge: Challenge) -> VerifiedGuest:
+    """Decide; save the case if the decision is no.
+
+    Raises:
+        FormatError, VerificationError, FreshnessError, AppraisalError: the refusal; its hint names the saved case.
+    """
+    at = datetime.now(UTC)
+    try:
+        return session.judge(evidence, at)
+    except CvmError as error:
+        case = save_case(challenge, session.nonce, evidence, at, error)
+        error.hint = f"{error.hint + '; ' if error.hint else ''}decide it again: cvmtool attest replay {case}"
+        raise
+
+
+@contextmanager
+def attach(machine: Machine, challenge: Challenge, amd: FakeAmd, *, stage: StageOf) -> Iterator[Attached]:
+    """Attest a machine's guest and talk to it while the block runs. `stage` marks the parts.
+
+    Raises:
+        HostError, AppraisalError, FreshnessError, FormatError, VerificationError: as `demand_evidence` and `judge`.
+    """
+    with ExitStack() as stack:
+        with stage(Stage.BOOT, "booting the measured guest"):
+            channel, session, evidence = demand_evidence(machine, challenge, amd, stack)
+        with stage(Stage.ATTEST, "judging its evidence"):
+            guest = judge(session, evidence, challenge)
+            channel.connect(
+                nonce=session.nonce,
+                ssh_host_key=guest.ssh_host_key,
+                owner_key=challenge.keys.public,
+                sign=challenge.keys.sign,
+            )
+        yield Attached(guest=guest, evidence=evidence, nonce=session.nonce, channel=channel)
+
+
+def save_case(challenge: Challenge, nonce: bytes, evidence: Evidence, at: datetime, error: CvmError) -> Path:
+    """Write everything that a refusal was decided from; return the directory."""
+    folder = private_dir(challenge.cases_dir) / f"{at:%Y%m%d-%H%M%S}-{nonce.hex()[:8]}"
+    private_dir(folder)
+    write_atomic(folder / EVIDENCE_FILE, evidence.encode())
+    write_atomic(folder / POLICY_FILE, encode_policy(challenge.policy).encode("utf-8"))
+    case = {
+        "schema": CASE_SCHEMA,
+        "at": at.isoformat(),
+        "nonce": nonce.hex(),
+        "host_data": challenge.manifest.host_data.hex(),
+        "exit_code": error.exit_code,
+        "message": error.message,
+    }
+    write_atomic(folder / CASE_FILE, json.dumps(case, indent=1).encode("utf-8") + b"\n")
+    return folder

@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bring the declared outputs home: streamed, capped, checked against their digests, whole or not at all.
+
+Zone: flows. Names, sizes and digests come from the guest; the caps and the list of names are the owner's manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvmtool.errors import FormatError, VerificationError
+from cvmtool.flows.reporter import Reporter
+from cvmtool.formats.control import Op
+from cvmtool.formats.job import JobManifest
+from cvmtool.formats.wire import canonical_json, natural, parse_hex, typed
+from cvmtool.host.channel import AgentChannel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """An output that came home."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the guest says about the end of a job."""
+
+    exit_code: int
+    outputs: tuple[tuple[str, int, str], ...]
+    """(name, size, sha256), all of them declared in the manifest and within its caps."""
+    refused: tuple[tuple[str, str], ...]
+    """(name, reason) of declared outputs that may not leave the guest."""
+    log_size: int
+    log_sha256: str
+    receipt: bytes
+
+
+def read_outcome(answer: dict[str, Any], manifest: JobManifest) -> Outcome:
+    """Read the guest's answer to `results`.
+
+    Raises:
+        FormatError: malformed, or an output that the manifest does not declare, or over its cap.
+    """
+    what = "results"
+    declared = {output.name: output for output in manifest.outputs}
+    outputs = []
+    for item in typed(answer, "outputs", list, what=what):
+        if not isinstance(item, dict):
+            raise FormatError(f"results.outputs holds a {type(item).__name__}; an object is required")
+        name = typed(item, "name", str, what="results.outputs")
+        if name not in declared:
+            raise FormatError(f"results.outputs holds {name[:64]!r}, which the job does not declare")
+        size = natural(item, "size", what=f"output {name}", most=declared[name].max_bytes)
+        parse_hex(item.get("sha256"), 32, what=f"output {name}: sha256")
+        outputs.append((name, size, str(item["sha256"])))
+    refused = []
+    for item in typed(answer, "refused", list, what=what):
+        if not isinstance(item, dict):
+            raise FormatError(f"results.refused holds a {type(item).__name__}; an object is required")
+        refused.append((typed(item, "name", str, what=what)[:160], typed(item, "reason", str, what=what)[:400]))
+    log = typed(answer, "log", dict, what=what)
+    parse_hex(log.get("sha256"), 32, what="results.log.sha256")
+    return Outcome(
+        exit_code=natural(answer, "exit_code", what=what, most=255),
+        outputs=tuple(outputs),
+        refused=tuple(refused),
+        log_size=natural(log, "size", what="results.log"),
+        log_sha256=str(log["sha256"]),
+        receipt=canonical_json(typed(answer, "receipt", dict, what=what)),
+    )
+
+
+def fetch_outputs(channel: AgentChannel, outcome: Outcome, folder: Path, reporter: Reporter) -> tuple[Fetched, ...]:
+    """Fetch every output into `folder`.
+
+    Raises:
+        VerificationError: what arrived is not what the guest announced.
+        HostError: the connection broke; what is complete stays, what is not has no name yet.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    total = sum(size for _, size, _ in outcome.outputs)
+    done = 0
+    fetched = []
+    for name, size, sha256 in outcome.outputs:
+        # A declared name is a relative path of plain names (formats/job.py), so it stays below the folder.
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        digest = hashlib.sha256()
+        received = 0
+        try:
+            with part.open("wb") as file:
+                for piece in channel.stream(Op.FETCH, name=name, offset=0):
+                    received += len(piece)
+                    if received > size:
+                        raise VerificationError(f"output {name} is longer than the {size} bytes that were announced")
+                    digest.update(piece)
+                    file.write(piece)
+                    reporter.progress(done + received, total)
+                file.flush()
+                os.fsync(file.fileno())
+            if received != size or digest.hexdigest() != sha256:
+                raise VerificationError(
+                    f"output {name} is {received} bytes of sha256:{digest.hexdigest()}; "
+                    f"{size} bytes of sha256:{sha256} were announced"
+                )
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        done += size
+        fetched.append(Fetched(name=name, path=path, size=size, sha256=sha256))
+    return tuple(fetched)

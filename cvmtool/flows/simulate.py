@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Attach the simulated secure processor to a machine of a dry run.
+
+Zone: flows. It measures what the live domain was really given, read back from the host at this moment, and never what
+the owner expects: a host that swaps an artefact is found out by the same comparison as in production.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cvmtool.dryrun.amd import FakeAmd
+from cvmtool.dryrun.faults import Fault
+from cvmtool.dryrun.psp import LaunchFacts, SimulatedPsp
+from cvmtool.errors import HostError
+from cvmtool.flows.machine import Machine
+from cvmtool.formats.channel import PSP_PORT
+from cvmtool.formats.wire import parse_hex
+from cvmtool.host.domain import LiveDomain
+
+
+def launch_facts(live: LiveDomain) -> LaunchFacts:
+    """Read what a live domain was given, from the files it names.
+
+    Raises:
+        HostError: a file is gone.
+        FormatError: the domain's metadata is malformed.
+    """
+    try:
+        firmware = Path(live.firmware).read_bytes()
+        table = Path(live.hash_table).read_bytes()
+    except OSError as error:
+        raise HostError("a file that the machine was started from is gone", detail=str(error)) from error
+    return LaunchFacts(
+        firmware=firmware,
+        hash_table=table,
+        vcpus=live.vcpus,
+        cpu=live.cpu,
+        host_data=parse_hex(live.host_data, 32, what="the domain's host-data"),
+        policy=int(live.policy, 16),
+        # New for each launch; a domain's name is never used twice.
+        report_id=hashlib.sha256(b"cvmtool/dryrun/report-id" + live.name.encode("utf-8")).digest(),
+    )
+
+
+@contextmanager
+def secure_processor(machine: Machine, amd: FakeAmd, *, fault: Fault = Fault.NONE) -> Iterator[None]:
+    """Answer the guest's report requests while the block runs.
+
+    Raises:
+        HostError: the machine does not run, or its port cannot be opened.
+    """
+    psp = SimulatedPsp(amd, launch_facts(machine.hypervisor.live(machine.name)), fault)
+    port = machine.hypervisor.open_port(machine.name, PSP_PORT)
+    thread = threading.Thread(target=psp.serve, args=(port,), name="simulated-psp", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            port.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+        port.close()

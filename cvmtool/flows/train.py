@@ -1,0 +1,375 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train: from a job file to a model and a receipt. Reads as the how-to.
+
+Zone: flows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cvmtool.config import Settings, private_dir, write_atomic
+from cvmtool.data.oci import ImageConfig, OciImage
+from cvmtool.dryrun.amd import FakeAmd
+from cvmtool.errors import (
+    AppraisalError,
+    ConfigError,
+    CvmError,
+    FormatError,
+    FreshnessError,
+    JobError,
+    VerificationError,
+)
+from cvmtool.flows.attach import Attached, Challenge, attach
+from cvmtool.flows.jobs import (
+    EVIDENCE_FILE,
+    JOB_FILE,
+    LOG_FILE,
+    MANIFEST_FILE,
+    POLICY_FILE,
+    RECEIPT_FILE,
+    VERDICT_FILE,
+    JobDir,
+    JobState,
+)
+from cvmtool.flows.machine import Connect, Machine, connect, start_machine
+from cvmtool.flows.packs import SealedPack, seal_container, seal_tree
+from cvmtool.flows.reporter import Reporter, Stage
+from cvmtool.flows.results import Fetched, Outcome, fetch_outputs, read_outcome
+from cvmtool.formats.control import ControlError, LogReader, Op
+from cvmtool.formats.job import Container, JobManifest
+from cvmtool.formats.manifest import Mode
+from cvmtool.formats.release import Secrets
+from cvmtool.formats.wire import to_base64
+from cvmtool.host.channel import GuestError
+from cvmtool.image.bundle import Bundle
+from cvmtool.owner.amdroots import SimulatedRoot
+from cvmtool.owner.jobfile import JobFile, parse_job_file
+from cvmtool.owner.keystore import OwnerKeys, generate_keys, parse_keys
+from cvmtool.owner.policy import Policy, baseline
+from cvmtool.owner.policyfile import encode_policy
+from cvmtool.owner.receipts import verify_receipt
+from cvmtool.owner.seal import seal
+
+BOOT_SECONDS = 300.0  # a busy machine under emulation; a refusal by the firmware is noticed much sooner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What a run brought home."""
+
+    job: JobDir
+    outcome: Outcome
+    outputs: tuple[Fetched, ...]
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A job ready to be launched."""
+
+    file: JobFile
+    manifest: JobManifest
+    packs: tuple[SealedPack, ...]
+    keys: OwnerKeys
+    bundle: Bundle
+
+
+def load_keys(settings: Settings) -> OwnerKeys:
+    """Read the owner's keys; make them at first use.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    private_dir(settings.state_dir)
+    try:
+        return parse_keys(settings.keystore.read_bytes())
+    except FileNotFoundError:
+        keys = generate_keys()
+        write_atomic(settings.keystore, keys.encode())
+        return keys
+
+
+def read_job(path: Path) -> JobFile:
+    """Read a job file.
+
+    Raises:
+        ConfigError: it cannot be read or is not a job.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read", detail=str(error)) from error
+    try:
+        return parse_job_file(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}", detail=error.detail, hint=error.hint) from error
+
+
+def prepare(path: Path, bundle: Bundle, *, settings: Settings, reporter: Reporter) -> Prepared:
+    """Seal a job's inputs and container and write its manifest.
+
+    Raises:
+        ConfigError: an input is missing, or the container cannot run here.
+        VerificationError: the container is not the one that the job pins.
+    """
+    job = read_job(path)
+    keys = load_keys(settings)
+    base = path.resolve().parent
+    with reporter.stage(Stage.PACK, "sealing inputs"):
+        image = OciImage(job.container_image, job.container_digest, base=base)
+        reporter.step("container")
+        packs = [seal_container(image, settings=settings, keys=keys, progress=reporter.progress)]
+        for name, source in job.inputs.items():
+            reporter.step(name)
+            packs.append(seal_tree(base / source, name, settings=settings, keys=keys, progress=reporter.progress))
+        manifest = make_manifest(job, image.config, keys, packs, salt=secrets.token_bytes(32))
+    return Prepared(file=job, manifest=manifest, packs=tuple(packs), keys=keys, bundle=bundle)
+
+
+def make_manifest(
+    job: JobFile, image: ImageConfig, keys: OwnerKeys, packs: Sequence[SealedPack], *, salt: bytes
+) -> JobManifest:
+    """Merge what the job file and the container image say into the document that a launch commits to.
+
+    Raises:
+        ConfigError: neither names a program.
+    """
+    args = job.command or image.args
+    if not args:
+        raise ConfigError(
+            "command is empty and the container image has no entry point", hint="set command: in the job file"
+        )
+    env = {**image.env, **job.env}
+    return JobManifest(
+        name=job.name,
+        salt=salt.hex(),
+        owner_key=keys.public.hex(),
+        container=Container(
+            oci_digest=job.container_digest,
+            args=args,
+            env=tuple(sorted(env.items())),
+            workdir=job.workdir or image.workdir,
+        ),
+        packs=tuple(pack.descriptor for pack in packs),
+        outputs=job.outputs,
+        resources=job.resources,
+        limits=job.limits,
+        network=job.network,
+    )
+
+
+def dry_run_policy(bundle: Bundle, manifest: JobManifest, amd: FakeAmd) -> Policy:
+    """Return the policy of a dry run: the production baseline with the one difference that the root is this machine's own.
+
+    Raises:
+        FormatError: the image has no launch digest for the job's CPU model and count.
+    """
+    resources = manifest.resources
+    digest = bundle.manifest.launch_digest(Mode.DRYRUN, resources.cpu, resources.vcpus)
+    return baseline(
+        roots=SimulatedRoot(amd.root_fingerprint),
+        measurements=frozenset({digest}),
+        host_data=frozenset({manifest.host_data}),
+    )
+
+
+def train(
+    prepared: Prepared,
+    *,
+    settings: Settings,
+    reporter: Reporter,
+    results: Path | None = None,
+    boot_seconds: float = BOOT_SECONDS,
+    open_host: Connect = connect,
+) -> TrainResult:
+    """Run a prepared job as a dry run and bring its results home. Whatever happens, the machine is gone afterwards.
+
+    Args:
+        prepared: the job.
+        settings: where things are.
+        reporter: who is told.
+        results: where the outputs go; None means `results/JOB-ID` below the working directory.
+        boot_seconds: how long the guest may take to answer.
+        open_host: opens the host (a test's hostile one).
+
+    Raises:
+        AppraisalError, VerificationError, FreshnessError: the guest is not trusted; no key was released.
+        JobError: the container failed, or declared outputs are missing.
+        HostError: the host let us down.
+    """
+    manifest = prepared.manifest
+    amd = FakeAmd.load_or_create(settings.dryrun_dir)
+    policy = dry_run_policy(prepared.bundle, manifest, amd)
+    job = JobDir.create(settings.jobs_dir, manifest.name, simulated=True)
+    timed = _Timed(reporter, job)
+    try:
+        job.write(JOB_FILE, prepared.file.text.encode("utf-8"))
+        job.write(MANIFEST_FILE, manifest.encode())
+        job.write(POLICY_FILE, encode_policy(policy).encode("utf-8"))
+        with timed.stage(Stage.START, "starting the machine"):
+            machine = start_machine(
+                job.record.machine,
+                bundle=prepared.bundle,
+                manifest=manifest,
+                packs=prepared.packs,
+                settings=settings,
+                reporter=reporter,
+                open_host=open_host,
+            )
+        try:
+            challenge = Challenge(
+                keys=prepared.keys,
+                manifest=manifest,
+                policy=policy,
+                cases_dir=settings.cases_dir,
+                boot_seconds=boot_seconds,
+            )
+            result = _run(machine, challenge, amd, job=job, timed=timed, results=results)
+        finally:
+            machine.remove()
+    except BaseException as error:
+        job.finish(_state_of(error), error=_message_of(error), exit_code=getattr(error, "container_code", None))
+        raise
+    job.finish(JobState.DONE, exit_code=result.outcome.exit_code)
+    return result
+
+
+def _run(
+    machine: Machine, challenge: Challenge, amd: FakeAmd, *, job: JobDir, timed: _Timed, results: Path | None
+) -> TrainResult:
+    manifest = challenge.manifest
+    with attach(machine, challenge, amd, stage=timed.stage) as attached:
+        job.write(EVIDENCE_FILE, attached.evidence.encode())
+        job.write(VERDICT_FILE, _verdict(attached))
+        timed.reporter.verdict(attached.guest)
+        channel = attached.channel
+        with timed.stage(Stage.UNLOCK, "releasing the keys"):
+            channel.request(Op.CONFIGURE, manifest=to_base64(manifest.encode()))
+            _release(attached, challenge.keys, manifest)
+        with timed.stage(Stage.TRAIN, "training"):
+            channel.request(Op.RUN)
+            _follow(attached, job, timed.reporter)
+        with timed.stage(Stage.RESULTS, "fetching results"):
+            outcome = read_outcome(channel.request(Op.RESULTS), manifest)
+            _check_log(job, outcome)
+            folder = results or Path("results") / job.record.id
+            outputs = fetch_outputs(channel, outcome, folder, timed.reporter)
+            receipt = verify_receipt(outcome.receipt, challenge.policy, datetime.now(UTC))
+            _check_receipt(receipt.statement.outputs, outcome)
+            pretty = json.dumps(json.loads(outcome.receipt), indent=1).encode("utf-8") + b"\n"
+            job.write(RECEIPT_FILE, pretty)
+            write_atomic(folder / RECEIPT_FILE, pretty, mode=0o644)
+            job.record.results = str(folder.resolve())
+            channel.request(Op.POWEROFF)
+        machine.wait_off()
+    if outcome.exit_code != 0:
+        raise _container_failed(outcome, job)
+    if outcome.refused:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in outcome.refused)
+        raise JobError(
+            f"{len(outcome.refused)} declared outputs did not leave the guest: {listed}",
+            hint=f"what did is in {folder}; cvmtool jobs logs {job.record.id}",
+        )
+    return TrainResult(job=job, outcome=outcome, outputs=outputs, folder=folder)
+
+
+def _release(attached: Attached, keys: OwnerKeys, manifest: JobManifest) -> None:
+    """Seal every pack's passphrase to the verified guest; turn what the guest finds into the owner's verdict."""
+    packs = {pack.root_hash: keys.pack_passphrase(pack.luks_uuid) for pack in manifest.packs}
+    sealed = seal(attached.guest, Secrets(packs=packs))
+    try:
+        attached.channel.request(Op.RELEASE, sealed=to_base64(sealed))
+    except GuestError as error:
+        if error.error in (ControlError.PACK_INTEGRITY, ControlError.PACK_HEADER):
+            raise VerificationError(
+                f"pack {error.pack}: {error.error}: its blocks are not those that the job manifest pins",
+                detail=error.detail,
+                hint="the host changed a disk, or its copy is damaged; the guest did not open it",
+            ) from error
+        raise
+
+
+def _follow(attached: Attached, job: JobDir, reporter: Reporter) -> None:
+    """Stream the container's output to the terminal and, byte by byte, into the job's record."""
+    reader = LogReader()
+    with (job.path / LOG_FILE).open("wb") as file:
+        (job.path / LOG_FILE).chmod(0o600)
+        for piece in attached.channel.stream(Op.LOGS, offset=0):
+            file.write(piece)
+            file.flush()
+            for record in reader.feed(piece):
+                reporter.log(record)
+
+
+def _check_log(job: JobDir, outcome: Outcome) -> None:
+    data = (job.path / LOG_FILE).read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if len(data) != outcome.log_size or digest != outcome.log_sha256:
+        raise FormatError(
+            f"the log is {len(data)} bytes of sha256:{digest}; the guest announced {outcome.log_size} bytes of "
+            f"sha256:{outcome.log_sha256}"
+        )
+
+
+def _check_receipt(subjects: Sequence[object], outcome: Outcome) -> None:
+    named = {(getattr(item, "name", ""), getattr(item, "size", -1), getattr(item, "sha256", "")) for item in subjects}
+    if named != set(outcome.outputs):
+        raise VerificationError("the receipt names other outputs than the guest delivered")
+
+
+def _container_failed(outcome: Outcome, job: JobDir) -> JobError:
+    error = JobError(
+        f"the container ended with exit code {outcome.exit_code}; 0 is required",
+        hint=f"its output: cvmtool jobs logs {job.record.id}",
+    )
+    job.record.exit_code = outcome.exit_code
+    return error
+
+
+def _verdict(attached: Attached) -> bytes:
+    guest = attached.guest
+    verdict = {
+        "schema": "cvmtool/verdict/v1",
+        "simulated": guest.simulated,
+        "nonce": attached.nonce.hex(),
+        "checks": [asdict(check) for check in guest.checks],
+        "unchecked": list(guest.unchecked),
+    }
+    return json.dumps(verdict, indent=1).encode("utf-8") + b"\n"
+
+
+def _state_of(error: BaseException) -> JobState:
+    if isinstance(error, KeyboardInterrupt):
+        return JobState.INTERRUPTED
+    refused = (AppraisalError, VerificationError, FreshnessError)
+    return JobState.REFUSED if isinstance(error, refused) else JobState.FAILED
+
+
+def _message_of(error: BaseException) -> str:
+    return error.message if isinstance(error, CvmError) else type(error).__name__
+
+
+class _Timed:
+    """Reports stages and keeps their durations in the job's record."""
+
+    def __init__(self, reporter: Reporter, job: JobDir) -> None:
+        self.reporter = reporter
+        self._job = job
+
+    @contextmanager
+    def stage(self, stage: Stage, text: str) -> Iterator[None]:
+        begun = time.monotonic()
+        with self.reporter.stage(stage, text):
+            yield
+        self._job.record.stages[stage.value] = round(time.monotonic() - begun, 3)
+        self._job.save()
