@@ -83,7 +83,7 @@ class StaleEvidenceError(FreshnessError):
 def appraise(
     authentic: AuthenticReport, policy: Policy, *, nonce: bytes, evidence: Evidence, host_data: bytes
 ) -> VerifiedGuest:
-    """Decide whether the guest that showed `evidence` for `nonce` is trusted with the job of `host_data` (32 bytes each).
+    """Decide whether the guest that showed `evidence` for `nonce` is trusted with the job of `host_data` (32 bytes).
 
     `authentic` must be the verified report of this evidence.
 
