@@ -121,7 +121,9 @@ def _refusal(checks: tuple[Check, ...], fresh: tuple[Check, ...]) -> CvmError | 
     for check in fresh:
         if not check.passed:
             return StaleEvidenceError(check, checks)
-    return None if all(check.passed for check in checks) else RefusedError(checks)
+    failed = {check.code for check in checks if not check.passed}
+    hint = "give AMD's revocation list of this product line (--crl)" if "revocation-checked" in failed else None
+    return RefusedError(checks, hint=hint) if failed else None
 
 
 def _failed_check(error: CvmError) -> tuple[Check, ...]:

@@ -18,11 +18,14 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from cvmtool.formats.job import Resources
     from cvmtool.image.bundle import Bundle
     from cvmtool.measure.hashes import KernelHashes
 
 MAX_FILE_BYTES = 1 << 31
 """Of a kernel or initrd; QEMU maps both below 4 GiB."""
+
+DEFAULT_CPU = "EPYC-Genoa"
 
 _DEFAULT_COMMAND = "bundle"
 
@@ -44,7 +47,9 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to standard output.")]
 BundleFolder = Annotated[Path, typer.Argument(help="The folder of a guest image.", metavar="BUNDLE")]
-Cpu = Annotated[str, typer.Option("--cpu", help="QEMU CPU model, or CPUID leaf 1 EAX as 0x hex.", metavar="MODEL")]
+Cpu = Annotated[
+    str | None, typer.Option("--cpu", help="QEMU CPU model, or CPUID leaf 1 EAX as 0x hex.", metavar="MODEL")
+]
 Features = Annotated[str, typer.Option("--guest-features", help="SEV_FEATURES of the guest, 0x hex.", metavar="HEX")]
 VmmName = Annotated[str, typer.Option("--vmm", help="qemu, qemu-legacy, ec2, ec2-rdx0 or gce.", metavar="VMM")]
 
@@ -54,8 +59,8 @@ def measure_bundle(
     bundle: BundleFolder,
     *,
     vcpus: Annotated[int | None, typer.Option("--vcpus", help="Virtual CPUs; those of JOB, or 1.", min=1)] = None,
-    cpu: Cpu = "EPYC-Genoa",
-    job: Annotated[Path | None, typer.Option("--job", help="A job file, for its number of CPUs.")] = None,
+    cpu: Cpu = None,
+    job: Annotated[Path | None, typer.Option("--job", help="A job file, for its CPUs.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a guest image: both of its command lines, worked out again from its files."""
@@ -63,15 +68,15 @@ def measure_bundle(
     from cvmtool.measure.launch import launch_digest
 
     loaded = _load_bundle(bundle)
-    count = vcpus or (1 if job is None else _vcpus_of(job))
-    firmware = loaded.firmware.read_bytes()
+    resources = None if job is None else _resources_of(job)
+    count = vcpus or (1 if resources is None else resources.vcpus)
+    model = cpu or (DEFAULT_CPU if resources is None else resources.cpu)
+    firmware, hashes = loaded.firmware.read_bytes(), _bundle_hashes(loaded)
     rows = [
         {
             "mode": str(mode),
             "cmdline": loaded.cmdline(mode),
-            "launch_digest": launch_digest(
-                firmware, hashes=_bundle_hashes(loaded)[mode], cpu=_cpu(cpu), vcpus=count
-            ).hex(),
+            "launch_digest": launch_digest(firmware, hashes=hashes[mode], cpu=_cpu(model), vcpus=count).hex(),
         }
         for mode in Mode
     ]
@@ -81,7 +86,7 @@ def measure_bundle(
                 "schema": "cvmtool/measure/v1",
                 "bundle": str(loaded.folder),
                 "image_digest": loaded.digest,
-                "cpu": cpu,
+                "cpu": model,
                 "vcpus": count,
                 "digests": rows,
             }
@@ -89,7 +94,7 @@ def measure_bundle(
         return
     table = Table("MODE", "CPU", "VCPUS", "LAUNCH DIGEST", box=None)
     for row in rows:
-        table.add_row(row["mode"], cpu, str(count), Text(row["launch_digest"], overflow="fold"))
+        table.add_row(row["mode"], model, str(count), Text(row["launch_digest"], overflow="fold"))
     Console().print(table)
 
 
@@ -101,7 +106,7 @@ def raw(
     initrd: Annotated[Path | None, typer.Option("--initrd", help="Initrd.")] = None,
     cmdline: Annotated[str, typer.Option("--cmdline", help="Command line, exactly as given to QEMU.")] = "",
     vcpus: Annotated[int, typer.Option("--vcpus", help="Virtual CPUs.", min=1)] = 1,
-    cpu: Cpu = "EPYC-Genoa",
+    cpu: Cpu = None,
     guest_features: Features = "0x1",
     vmm: VmmName = "qemu",
     trace: Annotated[bool, typer.Option("--trace", help="Show the digest after each run of pages.")] = False,
@@ -125,7 +130,7 @@ def raw(
     steps = trace_launch(
         _read(firmware),
         hashes,
-        cpu=_cpu(cpu),
+        cpu=_cpu(cpu or DEFAULT_CPU),
         vcpus=vcpus,
         guest_features=_number(guest_features, "--guest-features"),
         vmm=monitor,
@@ -135,7 +140,7 @@ def raw(
         document: dict[str, Any] = {
             "schema": "cvmtool/measure-raw/v1",
             "launch_digest": digest,
-            "cpu": cpu,
+            "cpu": cpu or DEFAULT_CPU,
             "vcpus": vcpus,
             "guest_features": guest_features,
             "vmm": str(monitor),
@@ -175,10 +180,7 @@ def explain(
     if (report is None) == (digest is None):
         raise ConfigError("neither or both of --report and --digest are given; required: one of them")
     loaded = _load_bundle(bundle)
-    if report is not None:
-        wanted = parse_report(_read(report)).measurement
-    else:
-        wanted = parse_hex(digest, 48, what="--digest")
+    wanted = parse_hex(digest, 48, what="--digest") if report is None else parse_report(_read(report)).measurement
     kernels: dict[str, KernelHashes | None] = {str(mode): h for mode, h in _bundle_hashes(loaded).items()}
     matches = list(find_inputs(loaded.firmware.read_bytes(), {**kernels, "no kernel": None}, wanted))
     if as_json:
@@ -217,11 +219,11 @@ def _bundle_hashes(bundle: Bundle) -> dict[Any, KernelHashes]:
     return {mode: kernel_hashes(kernel, initrd, bundle.cmdline(mode)) for mode in Mode}
 
 
-def _vcpus_of(job: Path) -> int:
+def _resources_of(job: Path) -> Resources:
     from cvmtool.owner.jobfile import parse_job_file
 
     try:
-        return parse_job_file(_read(job).decode()).resources.vcpus
+        return parse_job_file(_read(job).decode()).resources
     except UnicodeDecodeError as error:
         from cvmtool.errors import ConfigError
 
