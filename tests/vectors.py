@@ -9,16 +9,13 @@ and says why; with CI=true, or CVMTOOL_REQUIRE containing `vectors`, it fails in
 import json
 import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 VECTORS = Path(os.environ.get("CVMTOOL_VECTORS") or _REPOSITORY.parent / "shared" / "vectors")
-
-# Inside the validity of every certificate among the vectors.
-AT = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,15 @@ class ReportVector:
     vek: bytes | None
     result: str
     row: dict
+
+    @property
+    def at(self) -> datetime:
+        """A month after the key's certificate was issued: a VLEK's lasts a year."""
+        return datetime.fromisoformat(self.row["vek_notbefore"]) + timedelta(days=30)
+
+    @property
+    def certificates(self) -> tuple[bytes, ...]:
+        return (self.vek, chain(self.product, vlek="SEV-VLEK" in self.row["vek_info"]))
 
     @property
     def genuine(self) -> bool:

@@ -1,0 +1,41 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from cvmtool.errors import ConfigError
+from cvmtool.formats.tcb import ProductLine
+from cvmtool.owner.amdroots import AMD_ROOTS, AmdRoots, SimulatedRoot
+from cvmtool.owner.certificate import parse_certificate, split_certificates
+from tests import vectors
+
+
+@pytest.mark.vectors
+@pytest.mark.parametrize("line", ProductLine)
+def test_the_pins_are_those_of_amds_own_files(line):
+    for vlek in (False, True):
+        found = [parse_certificate(der) for der in split_certificates(vectors.chain(line.value, vlek=vlek))]
+        (root,) = [certificate for certificate in found if certificate.common_name == f"ARK-{line}"]
+        assert AmdRoots().accepts(line, root.fingerprint)
+
+
+def test_a_pin_belongs_to_its_own_line():
+    assert not AmdRoots().accepts(ProductLine.MILAN, AMD_ROOTS[ProductLine.GENOA])
+
+
+def test_amds_roots_take_nothing_else():
+    with pytest.raises(TypeError):
+        AmdRoots(b"\1" * 32)
+    assert not AmdRoots().simulated
+
+
+def test_a_simulated_root_is_one_fingerprint():
+    root = SimulatedRoot(b"\1" * 32)
+    assert root.simulated
+    assert root.accepts(ProductLine.GENOA, b"\1" * 32)
+    assert not root.accepts(ProductLine.GENOA, b"\2" * 32)
+
+
+@pytest.mark.parametrize("fingerprint", [b"", bytes(31), *AMD_ROOTS.values()])
+def test_a_real_root_cannot_pass_for_a_simulated_one(fingerprint):
+    with pytest.raises(ConfigError):
+        SimulatedRoot(fingerprint)
