@@ -7,19 +7,19 @@ Spec: docs/protocol.md.
 
 Threads: this one carries the agent port; one answers challenges; one accepts control connections, with one more for
 each; one runs the job. When the agent ends, for whatever reason, PID 1 cuts the power.
+
+This process holds the keys. What keeps others from reading its memory is set by PID 1, before it starts: no core dumps
+(ulimit, core_pattern), no tracing by anyone (yama/ptrace_scope 3). There is no swap.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
-import resource
 import socket
 import struct
 import sys
 import threading
-import traceback
 from pathlib import Path
 
 from cvmtool.errors import HostError
@@ -36,7 +36,6 @@ WORK = Path("/run/cvmtool")
 _PRIVILEGE_SEPARATION = Path("/run/sshd")  # sshd insists on it
 _VITAL_THREADS = frozenset({"attester", "control", "job"})
 
-_PR_SET_DUMPABLE = 4
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
 
@@ -49,7 +48,6 @@ def main() -> int:
         OSError: the machine is not as the image expects it.
     """
     threading.excepthook = _fail_closed
-    _keep_memory_private()
     _raise_loopback()
     _PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
     # Others may pass through (sshd reads the authorized key as the user who logs in) but not list.
@@ -68,14 +66,6 @@ def main() -> int:
     return 0
 
 
-def _keep_memory_private() -> None:
-    """No core dump, no reading of this process by another: it holds the keys. (There is no swap.)"""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "memory cannot be kept private")
-
-
 def _raise_loopback() -> None:
     """Bring up `lo`: the control service's only interface."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
@@ -84,7 +74,7 @@ def _raise_loopback() -> None:
 
 def _fail_closed(failure: threading.ExceptHookArgs) -> None:
     """End the guest if a thread that it cannot do without has died; a request that went wrong only ends itself."""
-    traceback.print_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    threading.__excepthook__(failure)
     if failure.thread is None or failure.thread.name in _VITAL_THREADS:
         sys.stderr.flush()
         os._exit(1)

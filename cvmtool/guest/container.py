@@ -34,6 +34,8 @@ NOT_STARTED = 125  # exit code, as container engines have it
 _PIECE = 65_536  # bytes of one log record at most
 _EMPTY_SECONDS = 30.0  # until killed processes are gone
 _MIB = 1 << 20
+_CGROUP = "job"  # below the hierarchy's root
+_ROOT = "root"  # the container's root file system, below the work directory
 
 
 class Cause(StrEnum):
@@ -91,6 +93,11 @@ class Cgroup:
         ):
             (self._path / name).write_text(str(value), "ascii")
 
+    @property
+    def exists(self) -> bool:
+        """Whether it was made."""
+        return self._path.is_dir()
+
     def kill(self) -> None:
         """Kill every process in the group and wait until none is left.
 
@@ -123,7 +130,7 @@ def run_container(manifest: JobManifest, packs: dict[str, Path], log: LogBook, r
     `packs` says where each pack is mounted, by its name. What keeps the container from running ends up in the log.
     """
     started = _now()
-    cgroup = Cgroup(rooms.cgroups / "job")
+    cgroup = Cgroup(rooms.cgroups / _CGROUP)
     try:
         cgroup.make(manifest)
         bundle = _prepare(manifest, packs, rooms)
@@ -133,7 +140,7 @@ def run_container(manifest: JobManifest, packs: dict[str, Path], log: LogBook, r
             )
             in_time = _attend(process, log, deadline=time.monotonic() + manifest.limits.seconds)
         finally:
-            cgroup.kill()
+            stop_container(rooms)
         code = process.wait()
     except (OSError, CvmError) as error:
         log.add(Stream.STDERR, f"cvmtool: the container cannot be run: {error}\n".encode())
@@ -144,6 +151,18 @@ def run_container(manifest: JobManifest, packs: dict[str, Path], log: LogBook, r
     return Outcome(exit_code=code if code >= 0 else 128 - code, cause=cause, started=started, finished=_now())
 
 
+def stop_container(rooms: Rooms) -> None:
+    """End whatever is left of the container and let go of its packs; /outputs stays.
+
+    Raises:
+        OSError: processes are left.
+    """
+    cgroup = Cgroup(rooms.cgroups / _CGROUP)
+    if cgroup.exists:
+        cgroup.kill()
+    run("umount", str(rooms.work / _ROOT))
+
+
 def _prepare(manifest: JobManifest, packs: dict[str, Path], rooms: Rooms) -> Path:
     """Mount the root file system and the outputs, write the bundle, return its path.
 
@@ -151,7 +170,7 @@ def _prepare(manifest: JobManifest, packs: dict[str, Path], rooms: Rooms) -> Pat
         OSError: a directory or a mount cannot be made.
         FormatError: the image's seccomp profile is not one.
     """
-    bundle, root, skeleton = (rooms.work / name for name in ("bundle", "root", "skeleton"))
+    bundle, root, skeleton = (rooms.work / name for name in ("bundle", _ROOT, "skeleton"))
     for directory in (bundle, root, rooms.outputs, *(skeleton / point for point in mount_points(manifest))):
         directory.mkdir(parents=True, exist_ok=True)
     size = f"size={manifest.limits.outputs_mib}m"
@@ -169,7 +188,7 @@ def _prepare(manifest: JobManifest, packs: dict[str, Path], rooms: Rooms) -> Pat
         inputs={pack.name: packs[pack.name] for pack in manifest.inputs},
         outputs=rooms.outputs,
         seccomp=convert_profile(rooms.seccomp.read_bytes(), kernel=kernel),
-        cgroup="/job/container",
+        cgroup=f"/{_CGROUP}/container",
     )
     (bundle / "config.json").write_bytes(canonical_json(config))
     return bundle

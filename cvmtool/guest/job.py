@@ -27,7 +27,7 @@ from cvmtool.formats.wire import JsonObject
 from cvmtool.guest import unlock
 from cvmtool.guest.attest import Attested
 from cvmtool.guest.console import Console, Word
-from cvmtool.guest.container import Outcome, Rooms, run_container
+from cvmtool.guest.container import Outcome, Rooms, run_container, stop_container
 from cvmtool.guest.keys import BootKeys
 from cvmtool.guest.log import LogBook
 from cvmtool.guest.outputs import Accepted, Rejected, collect
@@ -46,6 +46,7 @@ class Hands:
     close_packs: Callable[[JobManifest, unlock.Places], None] = unlock.close_packs
     corrupted: Callable[[JobManifest], str | None] = unlock.corrupted
     run_container: Callable[[JobManifest, dict[str, Path], LogBook, Rooms], Outcome] = run_container
+    stop_container: Callable[[Rooms], None] = stop_container
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,8 +198,13 @@ class Job:
         return output.read_from(offset)
 
     def forget(self) -> None:
-        """Close the packs, so that the kernel drops their keys. The guest is about to end."""
+        """End the container and close the packs, so that the kernel drops their keys. The guest is about to end.
+
+        Raises:
+            OSError: the container would not end.
+        """
         if self._manifest is not None:
+            self._hands.stop_container(self._rooms)
             self._hands.close_packs(self._manifest, self._places)
 
     def _work(self, manifest: JobManifest, log: LogBook) -> None:

@@ -9,6 +9,7 @@ error goes back to the caller, for the owner's eyes; nothing is inherited from P
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
 from socket import socket
@@ -70,11 +71,15 @@ def converse(argv: tuple[str, ...], peer: socket) -> subprocess.Popen[bytes]:
 
 
 def capture(*argv: str) -> subprocess.Popen[bytes]:
-    """Start a program whose two output streams the caller reads.
+    """Start a program whose two output streams the caller reads; its standard input is at its end.
 
     Raises:
         OSError: it cannot be started.
     """
-    return subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_ENVIRONMENT
-    )
+    # Not /dev/null: crun gives its standard streams to the container's user, who could then lock others out of the file.
+    end, nothing = os.pipe2(os.O_CLOEXEC)
+    os.close(nothing)
+    try:
+        return subprocess.Popen(argv, stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_ENVIRONMENT)
+    finally:
+        os.close(end)
