@@ -77,8 +77,9 @@ class Source:
         for path in sorted(path for path in files if path.is_file()):
             executable = path.stat().st_mode & 0o100
             data = hashlib.sha256(path.read_bytes()).hexdigest()
-            root = self.image if path.is_relative_to(self.image) else self.package
-            state.update(f"{root.name}/{path.relative_to(root)} {executable} {data}\n".encode())
+            in_image = path.is_relative_to(self.image)
+            name = path.relative_to(self.image if in_image else self.package)
+            state.update(f"{'image' if in_image else 'package'}/{name} {executable} {data}\n".encode())
         state.update(lock)
         return state.hexdigest()
 
