@@ -125,7 +125,7 @@ def _squash(source: TreeSource | TarSource, target: int) -> int:
     if isinstance(source, TarSource):
         # sqfstar takes the root inode's owner from its caller, so it runs as root of a user namespace of its own.
         run(
-            ["unshare", "-r", "sqfstar", "-root-mode", "755", *_SQUASHFS, path],
+            ["unshare", "-r", "sqfstar", "-force", "-root-mode", "755", *_SQUASHFS, path],
             stdin=source.pieces,
             pass_fds=[target],
             what="packing the container",

@@ -46,11 +46,12 @@ from cvmtool.flows.packs import SealedPack, seal_container, seal_tree
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.flows.results import Fetched, Outcome, fetch_outputs, read_outcome
 from cvmtool.formats.control import ControlError, LogReader, Op
+from cvmtool.formats.control import Stage as ControlStage
 from cvmtool.formats.job import Container, JobManifest
 from cvmtool.formats.manifest import Mode
 from cvmtool.formats.release import Secrets
 from cvmtool.formats.wire import to_base64
-from cvmtool.host.channel import GuestError
+from cvmtool.host.channel import AgentChannel, GuestError
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.amdroots import SimulatedRoot
 from cvmtool.owner.jobfile import JobFile, parse_job_file
@@ -260,6 +261,7 @@ def _run(
             channel.request(Op.RUN)
             _follow(attached, job, timed.reporter)
         with timed.stage(Stage.RESULTS, "fetching results"):
+            _await_outputs(channel)
             outcome = read_outcome(channel.request(Op.RESULTS), manifest)
             _check_log(job, outcome)
             folder = results or Path("results") / job.record.id
@@ -309,6 +311,12 @@ def _follow(attached: Attached, job: JobDir, reporter: Reporter) -> None:
             file.flush()
             for record in reader.feed(piece):
                 reporter.log(record)
+
+
+def _await_outputs(channel: AgentChannel) -> None:
+    """Wait while the guest checks and hashes what the container left; the log ends before that does."""
+    while channel.request(Op.STATUS).get("stage") != ControlStage.DONE:
+        time.sleep(0.2)
 
 
 def _check_log(job: JobDir, outcome: Outcome) -> None:
