@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,14 +122,27 @@ def build_image(
         standing = _standing(out, inputs)
         if standing is not None:
             return standing
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as name:
-        work = Path(name)
+    with scratch(out) as work:
         bundle = work / "bundle"
         bundle.mkdir()
         _assemble(source, recipe, lock, inputs, bundle, work=work, store=store, progress=progress)
         _replace(bundle, out, work / "old")
     return load_bundle(out)
+
+
+@contextmanager
+def scratch(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder on the file system of `out`, so that what is made there can be renamed into place.
+
+    Raises:
+        BuildError: something cannot be written there.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as name:
+            yield Path(name)
+    except OSError as error:
+        raise BuildError(f"{error.filename or out} cannot be used: {error.strerror}") from error
 
 
 def obtain_lock(
@@ -178,7 +192,10 @@ def _renew(path: Path, request: Request, archive: Archive, notice: Callable[[str
     ]
     if changed:
         notice(f"{path.name}: {len(changed)} changed: {', '.join(changed)}")
-    path.write_bytes(lock.encode())
+    try:
+        path.write_bytes(lock.encode())
+    except OSError as error:
+        raise BuildError(f"{path} cannot be written: {error.strerror}", hint="build from a checkout") from error
     return lock
 
 

@@ -11,14 +11,13 @@ choice between alternatives, stands in the recipe as a link.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvmtool.errors import BuildError, ConfigError
 from cvmtool.image.archive import Archive
-from cvmtool.image.build import LOCK_FILE, obtain_lock
+from cvmtool.image.build import LOCK_FILE, obtain_lock, scratch
 from cvmtool.image.bytecode import add_byte_code
 from cvmtool.image.libraries import check
 from cvmtool.image.lock import Lock, PackageKind
@@ -113,9 +112,7 @@ def build_container(
     lock = obtain_lock(
         folder / LOCK_FILE, recipe.request, store=store, find_archive=find_archive, locked=locked, notice=notice
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as name:
-        work = Path(name)
+    with scratch(out) as work:
         progress("root file system")
         layer = work / "layer.tar"
         _write_layer(folder, recipe, lock, layer, store=store, work=work)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cvmtool.errors import BuildError, ConfigError
+from cvmtool.image.build import scratch
 from cvmtool.image.container import build_container, parse_container, pin
 from cvmtool.image.store import Store
 
@@ -98,3 +99,9 @@ def test_a_folder_without_a_recipe_is_a_build_error(tmp_path: Path) -> None:
             progress=print,
             notice=print,
         )
+
+
+def test_a_place_that_cannot_be_written_is_a_build_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(BuildError, match="cannot be used"), scratch(tmp_path / "file" / "out"):
+        pass
