@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Certificates with the right signatures in the wrong role."""
+
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from hashlib import sha256
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from cvmtool.dryrun import x509
+from cvmtool.errors import FormatError
+from cvmtool.formats.report import SigningKey
+from cvmtool.formats.tcb import ProductLine
+from cvmtool.owner.amdroots import SimulatedRoot
+from cvmtool.owner.chain import build_chain, check_revocation
+from cvmtool.owner.checks import NotGenuineError
+from tests import fakes
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+CONSTRAINTS, USAGE = "2.5.29.19", "2.5.29.15"
+CA = (CONSTRAINTS, True, x509.sequence(x509.tlv(0x01, b"\xff")))
+NOT_CA = (CONSTRAINTS, True, x509.sequence())
+SIGNS_CERTIFICATES = (USAGE, True, x509.bits(b"\x06", 1))
+SIGNS_NOTHING = (USAGE, True, x509.bits(b"\x80", 7))
+HWID = ("1.3.6.1.4.1.3704.1.4", False, b"x" * 64)
+
+
+@cache
+def small_key():
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@cache
+def leaf_key(curve=ec.SECP384R1):
+    return ec.generate_private_key(curve())
+
+
+def keys():
+    return fakes.fake_amd()._keys
+
+
+def certificate(name, key, issuer, signer, *extensions):
+    subject = x509.Subject(
+        serial=0x20001,
+        common_name=name,
+        spki=key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo),
+        not_before=NOW - timedelta(days=1),
+        not_after=NOW + timedelta(days=1),
+        extensions=extensions or (("1.2.3", False, b"x"),),
+    )
+    return x509.certificate(subject, issuer, signer)
+
+
+def chain(*, ark=(), ask=(), leaf=(), kind=SigningKey.VCEK):
+    """Build a chain of three; each argument changes (name, key, issuer, signer, *extensions) of one certificate."""
+    defaults = {
+        "ark": ["ARK-Genoa", keys().ark, "ARK-Genoa", keys().ark, CA, SIGNS_CERTIFICATES],
+        "ask": ["SEV-Genoa", keys().ask, "ARK-Genoa", keys().ark, CA, SIGNS_CERTIFICATES],
+        "leaf": ["SEV-VCEK", leaf_key(), "SEV-Genoa", keys().ask, HWID],
+    }
+    for name, changes in (("ark", ark), ("ask", ask), ("leaf", leaf)):
+        for index, value in dict(changes).items():
+            if index == "extensions":
+                defaults[name][4:] = value
+            else:
+                defaults[name][("name", "key", "issuer", "signer").index(index)] = value
+    made = {name: certificate(*values) for name, values in defaults.items()}
+    root = SimulatedRoot(sha256(made["ark"]).digest())
+    return build_chain(tuple(made.values()), kind, root)
+
+
+def test_the_right_roles_make_a_chain():
+    built = chain()
+    assert built.line is ProductLine.GENOA
+    assert [c.common_name for c in (built.root, built.intermediate, built.leaf)] == [
+        "ARK-Genoa",
+        "SEV-Genoa",
+        "SEV-VCEK",
+    ]
+
+
+def test_a_vlek_has_its_own_intermediate():
+    leaf = {"name": "SEV-VLEK", "issuer": "SEV-VLEK-Genoa"}
+    assert chain(ask={"name": "SEV-VLEK-Genoa"}, leaf=leaf, kind=SigningKey.VLEK).line is ProductLine.GENOA
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        ("certificate-profile", {"ark": {"extensions": [SIGNS_CERTIFICATES]}}),
+        ("certificate-profile", {"ark": {"extensions": [NOT_CA, SIGNS_CERTIFICATES]}}),
+        ("certificate-profile", {"ark": {"extensions": [CA, SIGNS_NOTHING]}}),
+        ("certificate-profile", {"ask": {"extensions": [SIGNS_CERTIFICATES]}}),
+        ("certificate-profile", {"ask": {"extensions": [NOT_CA, SIGNS_CERTIFICATES]}}),
+        ("certificate-profile", {"ask": {"extensions": [CA, SIGNS_NOTHING]}}),
+        ("certificate-profile", {"ask": {"extensions": [CA, ("1.2.3", True, b"x")]}}),
+        ("certificate-profile", {"ark": {"key": small_key(), "signer": small_key()}, "ask": {"signer": small_key()}}),
+        ("certificate-profile", {"ask": {"key": small_key()}, "leaf": {"signer": small_key()}}),
+        ("certificate-profile", {"leaf": {"extensions": [CA]}}),
+        ("certificate-profile", {"leaf": {"extensions": [("1.2.3", True, b"x")]}}),
+        ("certificate-profile", {"leaf": {"extensions": [(USAGE, True, x509.bits(b"\x04", 2))]}}),
+        ("certificate-profile", {"leaf": {"key": leaf_key(ec.SECP256R1)}}),
+        ("certificate-profile", {"leaf": {"key": small_key()}}),
+        ("chain", {"ark": {"signer": keys().ask}}),
+        ("chain", {"ark": {"issuer": "ARK-Milan"}}),
+        ("chain", {"ask": {"issuer": "ARK-Milan"}}),
+        ("chain", {"ask": {"signer": keys().ask}}),
+        ("chain", {"ask": {"name": "SEV-Milan"}}),
+        ("chain", {"leaf": {"signer": keys().ark}}),
+        ("chain", {"leaf": {"issuer": "SEV-Naples"}}),
+        ("chain", {"leaf": {"name": "SEV-VCEK2"}}),
+        # A VCEK under the providers' intermediate, and the other way round.
+        ("chain", {"ask": {"name": "SEV-VLEK-Genoa"}, "leaf": {"issuer": "SEV-VLEK-Genoa"}}),
+        ("chain", {"leaf": {"name": "SEV-VLEK"}, "kind": SigningKey.VLEK}),
+        ("key-kind", {"leaf": {"name": "SEV-VLEK", "issuer": "SEV-VLEK-Genoa"}, "ask": {"name": "SEV-VLEK-Genoa"}}),
+        ("root-pinned", {"ark": {"name": "ARK-Milan", "issuer": "ARK-Milan"}, "ask": {"issuer": "ARK-Milan"}}),
+    ],
+)
+def test_a_wrong_role_is_refused(code, changes):
+    with pytest.raises(NotGenuineError) as refusal:
+        chain(**changes)
+    assert refusal.value.check.code == code
+
+
+@pytest.mark.parametrize(
+    "usage", [b"", b"\x03\x01\x06", b"\x03\x02\x08\x06", b"\x04\x02\x01\x06", b"\x03\x05\x01\x06\x00\x00\x00"]
+)
+def test_a_malformed_key_usage_is_a_format_error(usage):
+    with pytest.raises(FormatError):
+        chain(ask={"extensions": [CA, (USAGE, True, usage)]})
+
+
+def test_a_root_that_may_not_sign_lists_cannot_revoke():
+    built = chain(ark={"extensions": [CA, (USAGE, True, x509.bits(b"\x04", 2))]})
+    crl = x509.revocation_list("ARK-Genoa", keys().ark, [], NOW - timedelta(hours=1), NOW + timedelta(days=1))
+    assert check_revocation(chain(), crl, NOW)
+    with pytest.raises(NotGenuineError) as refusal:
+        check_revocation(built, crl, NOW)
+    assert refusal.value.check.code == "revocation"
+
+
+def test_a_revoked_root_is_refused():
+    crl = x509.revocation_list("ARK-Genoa", keys().ark, [0x20001], NOW - timedelta(hours=1), NOW + timedelta(days=1))
+    with pytest.raises(NotGenuineError):
+        check_revocation(chain(), crl, NOW)

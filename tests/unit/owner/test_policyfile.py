@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+import contextlib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvmtool.errors import ConfigError
+from cvmtool.formats.policybits import PLATFORM_BITS, POLICY_BITS
+from cvmtool.formats.report import FirmwareVersion
+from cvmtool.formats.tcb import ProductLine
+from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
+from cvmtool.owner.floors import built_in_floors
+from cvmtool.owner.policy import IdBlock, KeyKind, RevocationRule, RootKind, Rule, baseline
+from cvmtool.owner.policyfile import encode_policy, parse_policy
+
+BASE = baseline(roots=AmdRoots(), measurements=frozenset({b"M" * 48, b"L" * 48}), host_data=frozenset({b"H" * 32}))
+FULL = replace(
+    BASE,
+    roots=RootKind.SIMULATED,
+    simulated_root=b"\1" * 32,
+    products=frozenset(ProductLine),
+    allow_milan=True,
+    signing_keys=frozenset(KeyKind),
+    vmpl=frozenset({0, 2}),
+    min_abi=(1, 55),
+    guest_policy=dict(zip(POLICY_BITS, [Rule.REQUIRED, Rule.FORBIDDEN, Rule.ANY] * 3, strict=True)),
+    unknown_platform_info=Rule.ANY,
+    provisional_firmware=Rule.ANY,
+    revocation=RevocationRule.REPORT,
+    chips=frozenset({b"c" * 64, b"t" * 8}),
+    providers=frozenset({'quote " and \\ slash', "CN=cc-us-east-1.amazonaws.com"}),
+    tcb_floors=built_in_floors()[:3],
+    min_firmware=FirmwareVersion(major=1, minor=55, build=40),
+    mitigations=0x0B,
+    id_block=IdBlock(id_keys=frozenset({b"I" * 48}), author_keys=frozenset({b"A" * 48}), min_guest_svn=4),
+)
+TEXT = encode_policy(BASE)
+
+
+@pytest.mark.parametrize("policy", [BASE, FULL], ids=["base", "full"])
+def test_round_trip(policy):
+    assert parse_policy(encode_policy(policy)) == policy
+    assert encode_policy(parse_policy(encode_policy(policy))) == encode_policy(policy)
+
+
+def test_what_is_left_out_is_named():
+    assert BASE.unchecked == ("chips", "min-firmware", "mitigations", "id-block")
+    assert FULL.unchecked == ()
+    assert replace(FULL, providers=None).unchecked == ("providers",)
+
+
+def test_the_policy_says_which_roots():
+    assert BASE.trusted_roots() == AmdRoots()
+    assert FULL.trusted_roots() == SimulatedRoot(b"\1" * 32)
+
+
+def test_built_in_floors_can_be_named():
+    text = TEXT[: TEXT.index("\n[[tcb_floors]]")].replace("unchecked", 'tcb_floors = "built-in"\nunchecked')
+    assert parse_policy(text) == BASE
+
+
+def line(key):
+    return next(line for line in TEXT.splitlines() if line.startswith(f"{key} "))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "schema",
+        "roots",
+        "products",
+        "signing_keys",
+        "min_report_version",
+        "measurements",
+        "vmpl",
+        "min_abi",
+        "provisional_firmware",
+        "revocation",
+        "host_data",
+        "unchecked",
+        *POLICY_BITS,
+        *(name for name in PLATFORM_BITS if name != "rapl-dis"),
+        "unknown",
+        "[guest_policy]",
+        "[platform_info]",
+    ],
+)
+def test_nothing_can_be_left_out_silently(key):
+    without = "\n".join(text for text in TEXT.splitlines() if text.partition(" =")[0] != key)
+    assert without != TEXT.rstrip()
+    with pytest.raises(ConfigError):
+        parse_policy(without)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"cvmtool/policy/v1"', '"cvmtool/policy/v2"', "policy.schema"),
+        ('roots = "amd"', 'roots = "any"', "policy.roots"),
+        ('roots = "amd"', 'roots = "simulated"', "policy.simulated_root"),
+        ('roots = "amd"', f'roots = "amd"\nsimulated_root = "{"01" * 32}"', "policy.simulated_root"),
+        ('"Genoa", "Turin"', '"Genoa", "Venice"', "policy.products"),
+        ('"Genoa", "Turin"', '"Genoa", "Genoa"', "policy.products"),
+        ('"Genoa", "Turin"', '"Genoa", "Milan"', "policy.products holds Milan"),
+        ('"Genoa", "Turin"', "", "policy.products"),
+        ('["vcek"]', '"vcek"', "policy.signing_keys"),
+        ('["vcek"]', '["vcek", "vlek"]', "policy lacks the key 'providers'"),
+        ("min_report_version = 3", "min_report_version = 6", "policy.min_report_version"),
+        ("min_report_version = 3", "min_report_version = true", "policy.min_report_version"),
+        ('"4d4d', '"4D4D', "policy.measurements"),
+        ('"4d4d', '"4d', "policy.measurements"),
+        ("4d" * 48, "00" * 48, "policy.measurements"),
+        ("48" * 32, "00" * 32, "policy.host_data"),
+        ("vmpl = [0]", "vmpl = [4]", "policy.vmpl"),
+        ("vmpl = [0]", "vmpl = []", "policy.vmpl"),
+        ("vmpl = [0]", "vmpl = [0, 0]", "policy.vmpl"),
+        ("vmpl = [0]", "vmpl = 0", "policy.vmpl"),
+        ('min_abi = "0.0"', 'min_abi = "1"', "policy.min_abi"),
+        ('min_abi = "0.0"', 'min_abi = "1.256"', "policy.min_abi"),
+        ('min_abi = "0.0"', 'min_abi = "1.-5"', "policy.min_abi"),
+        ('provisional_firmware = "forbidden"', 'provisional_firmware = "required"', "policy.unknown_platform_info"),
+        ('revocation = "required"', 'revocation = "never"', "policy.revocation"),
+        ('debug = "forbidden"', 'debug = "forbiden"', "policy.guest_policy.debug"),
+        ('debug = "forbidden"', "debug = false", "policy.guest_policy.debug"),
+        (
+            'debug = "forbidden"',
+            'debug = "forbidden"\nextra = "any"',
+            "policy.guest_policy has the unknown key 'extra'",
+        ),
+        ('"chips"', '"chps"', "policy.unchecked holds 'chps'"),
+        ('"chips", ', "", "policy lacks the key 'chips'"),
+        ('"chips"', '"host-data", "chips"', "policy.host_data is stated"),
+        ('"chips"', '"measurement", "chips"', "policy.unchecked holds 'measurement'"),
+        ('"chips"', '"providers", "chips"', "policy.unchecked holds 'providers'"),
+        ("value = 23", "value = 256", "policy.tcb_floors[0].value"),
+        ('component = "snp"', 'component = "sound"', "policy.tcb_floors[0].component"),
+    ],
+)
+def test_one_wrong_value_is_refused_and_named(old, new, message):
+    assert old in TEXT
+    with pytest.raises(ConfigError) as refusal:
+        parse_policy(TEXT.replace(old, new, 1))
+    assert refusal.value.message.startswith(message)
+
+
+def test_an_unknown_key_is_told_its_nearest():
+    with pytest.raises(ConfigError) as refusal:
+        parse_policy(TEXT.replace("[guest_policy]", 'mesurements = ["00"]\n\n[guest_policy]'))
+    assert "mesurements" in refusal.value.message
+    assert "measurements" in refusal.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "\n# nothing\n", "x = [", "a" * (1 << 21)])
+def test_an_empty_or_broken_policy_is_refused(text):
+    with pytest.raises(ConfigError):
+        parse_policy(text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"measurements": frozenset()},
+        {"measurements": frozenset({b"M" * 47})},
+        {"chips": frozenset({b"c" * 9})},
+        {"chips": frozenset()},
+        {"host_data": frozenset({bytes(32)})},
+        {"simulated_root": b"\1" * 31, "roots": RootKind.SIMULATED},
+        {"roots": RootKind.SIMULATED},
+        {"simulated_root": b"\1" * 32},
+        {"products": frozenset({ProductLine.MILAN})},
+        {"providers": frozenset({"cloud"})},
+        {"guest_policy": {"debug": Rule.FORBIDDEN}},
+        {"platform_info": {**BASE.platform_info, "new": Rule.ANY}},
+        {"min_report_version": 1},
+        {"vmpl": frozenset({4})},
+        {"min_abi": (0, 256)},
+        {"mitigations": 0},
+        {"mitigations": 1 << 63},
+        {"unknown_platform_info": Rule.REQUIRED},
+        {"tcb_floors": ()},
+        {"id_block": IdBlock(id_keys=frozenset(), author_keys=frozenset(), min_guest_svn=0)},
+        {"id_block": IdBlock(id_keys=frozenset({bytes(48)}), author_keys=frozenset(), min_guest_svn=0)},
+    ],
+)
+def test_a_policy_that_contradicts_itself_is_not_made(changes):
+    with pytest.raises(ConfigError):
+        replace(BASE, **changes)
+
+
+def test_milan_needs_a_list_of_chips_or_a_word():
+    milan = frozenset({ProductLine.MILAN})
+    assert replace(BASE, products=milan, chips=frozenset({b"c" * 64}))
+    assert replace(BASE, products=milan, allow_milan=True)
+
+
+def test_text_that_toml_cannot_hold_on_a_line_is_not_written():
+    with pytest.raises(ConfigError):
+        encode_policy(replace(FULL, providers=frozenset({"two\nlines"})))
+
+
+@given(st.text(max_size=200))
+def test_any_text_gives_a_policy_or_config_error(text):
+    with contextlib.suppress(ConfigError):
+        parse_policy(text)
+
+
+@given(st.integers(0, len(TEXT) - 1), st.text(max_size=3))
+def test_any_damage_gives_a_policy_or_config_error(position, text):
+    with contextlib.suppress(ConfigError):
+        parse_policy(TEXT[:position] + text + TEXT[position + 1 :])
