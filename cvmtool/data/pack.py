@@ -24,7 +24,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from cvmtool.data.tools import run
-from cvmtool.errors import ConfigError, CvmError
+from cvmtool.errors import ConfigError, CvmError, VerificationError
 from cvmtool.formats.pack import BLOCK, HEADER_SIZE, PACK_CIPHER, VOLUME_KEY_SIZE, PackDescriptor, Role
 
 PBKDF2_ITERATIONS = 1000  # the least that cryptsetup takes
@@ -107,6 +107,24 @@ def make_pack(
         volume_key[:] = bytes(len(volume_key))
         temporary.unlink(missing_ok=True)
     return descriptor
+
+
+def verify_pack(path: Path, descriptor: PackDescriptor) -> None:
+    """Check every block of a pack against its root hash, and its header against its digest.
+
+    Raises:
+        VerificationError: one differs.
+    """
+    with path.open("rb") as file:
+        actual = hashlib.sha256(file.read(HEADER_SIZE)).hexdigest()
+    if actual != descriptor.header_sha256:
+        raise VerificationError(f"pack header is sha256:{actual}; sha256:{descriptor.header_sha256} is required")
+    arguments = ["veritysetup", "verify", "--hash=sha256", "--salt", descriptor.salt]
+    arguments += ["--hash-offset", str(descriptor.hash_offset), str(path), str(path), descriptor.root_hash]
+    try:
+        run(arguments, what="checking the hash tree")
+    except CvmError as error:
+        raise VerificationError(f"pack {path} has a block that its hash tree refuses", detail=error.detail) from error
 
 
 @contextmanager

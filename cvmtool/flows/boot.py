@@ -16,17 +16,16 @@ import re
 import time
 
 from cvmtool.errors import AppraisalError, Finding, HostError
-from cvmtool.flows.machine import Machine
+from cvmtool.flows.machine import Machine, measured_hashes
 from cvmtool.formats.manifest import Artefact
 from cvmtool.host.domain import ROOT_SERIAL, LiveDomain
 from cvmtool.host.hypervisor import MachineState
-from cvmtool.measure.hashes import kernel_hashes
+from cvmtool.host.storage import stage_words
 
 FIRST_BYTE_SECONDS = 90.0  # a firmware prints within about two; a busy host under emulation needs many more
 _QUIET_SECONDS = 5.0  # before the program counter is looked at
 _SAMPLES = 6  # program counters, a second apart, of which all but one are the same in a dead loop
 _RIP = re.compile(r"\bRIP=([0-9a-f]{16})")
-_WORDS = re.compile(rb"CVM-(?:STAGE|FAIL) [a-z-]{1,32}")
 
 
 class BootWatch:
@@ -121,8 +120,7 @@ def differences(live: LiveDomain, machine: Machine) -> tuple[Finding, ...]:
     required = machine.bundle.cmdline(machine.mode)
     if live.cmdline != required:
         found.append(_finding("cmdline", repr(live.cmdline[:400]), repr(required)))
-    bundle = machine.bundle
-    table = kernel_hashes(bundle.kernel.read_bytes(), bundle.initrd.read_bytes(), required).table()
+    table = measured_hashes(machine.bundle).table()
     actual = _sha256(live.hash_table)
     if actual != hashlib.sha256(table).hexdigest():
         found.append(_finding("hash table", f"sha256:{actual}", f"sha256:{hashlib.sha256(table).hexdigest()}"))
@@ -145,8 +143,3 @@ def _sha256(path: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return "unreadable"
-
-
-def stage_words(console: bytes) -> list[str]:
-    """Return the stage and failure words on a console, in order."""
-    return [word.decode("ascii") for word in _WORDS.findall(console)]

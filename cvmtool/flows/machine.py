@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvmtool.config import Settings, private_dir, resources
-from cvmtool.errors import CvmError, HostError
+from cvmtool.errors import BuildError, CvmError, HostError
 from cvmtool.flows.packs import SealedPack
 from cvmtool.flows.reporter import Reporter
 from cvmtool.formats.job import JobManifest
@@ -23,9 +23,18 @@ from cvmtool.formats.manifest import Mode
 from cvmtool.host.accelerator import ProbeBoot, probe_kvm
 from cvmtool.host.domain import ROOT_SERIAL, Disk, DomainSpec, render_domain
 from cvmtool.host.hypervisor import Hypervisor, MachineState, choose_uri
-from cvmtool.host.storage import HASH_TABLE_FILE, LIBVIRT_LOG_FILE, MachineDir, MachineRecord, records
+from cvmtool.host.storage import (
+    CONSOLE_FILE,
+    HASH_TABLE_FILE,
+    LIBVIRT_LOG_FILE,
+    MachineDir,
+    MachineRecord,
+    process_lives,
+    records,
+    stage_words,
+)
 from cvmtool.image.bundle import Bundle
-from cvmtool.measure.hashes import kernel_hashes
+from cvmtool.measure.hashes import KernelHashes, kernel_hashes
 from cvmtool.measure.ovmf import parse_firmware
 
 GUEST_POLICY = 0x30000
@@ -93,15 +102,20 @@ def start_machine(
     try:
         uri = settings.host or choose_uri(settings.machines_dir, uid=os.geteuid())
         hypervisor = open_host(uri, private_dir(settings.state_dir) / LIBVIRT_LOG_FILE)
-        spec = _place(
-            directory,
-            bundle,
-            manifest,
+        probe = _probe(bundle, manifest, hypervisor.emulator())
+        acceleration = probe_kvm(probe, cache=private_dir(settings.probes_dir))
+        if acceleration.domain_type == "qemu":
+            reporter.notice(f"emulating the CPU (TCG), which is slow: {acceleration.reason}")
+        spec = domain_spec(
+            name,
+            directory.path,
+            bundle=bundle,
+            manifest=manifest,
             packs=packs,
-            hypervisor=hypervisor,
-            probes=private_dir(settings.probes_dir),
-            reporter=reporter,
+            emulator=probe.emulator,
+            accelerator=acceleration.domain_type,
         )
+        _place(spec, bundle, packs, directory, reporter)
         directory.save(MachineRecord(name=name, job=manifest.name, uri=uri, pid=os.getpid()))
         hypervisor.define(render_domain(spec, resources("templates")))
         hypervisor.start(name)
@@ -122,60 +136,145 @@ def start_machine(
     )
 
 
-def _place(
-    directory: MachineDir,
-    bundle: Bundle,
-    manifest: JobManifest,
-    *,
-    packs: Sequence[SealedPack],
-    hypervisor: Hypervisor,
-    probes: Path,
-    reporter: Reporter,
-) -> DomainSpec:
-    cmdline = bundle.cmdline(Mode.DRYRUN)
-    table = kernel_hashes(bundle.kernel.read_bytes(), bundle.initrd.read_bytes(), cmdline).table()
-    gpa = parse_firmware(bundle.firmware.read_bytes()).hash_table_gpa
-    if gpa is None:
-        raise HostError("the firmware has no place for a kernel hash table", hint="cvmtool image build --force")
-    emulator = hypervisor.emulator()
-    probe = ProbeBoot(
+def _probe(bundle: Bundle, manifest: JobManifest, emulator: str) -> ProbeBoot:
+    return ProbeBoot(
         emulator=emulator,
         cpu=manifest.resources.cpu,
         firmware=bundle.firmware,
         kernel=bundle.kernel,
         initrd=bundle.initrd,
-        cmdline=cmdline,
-        hash_table=table,
-        hash_table_gpa=gpa,
+        cmdline=bundle.cmdline(Mode.DRYRUN),
+        hash_table=measured_hashes(bundle).table(),
+        hash_table_gpa=parse_firmware(bundle.firmware.read_bytes()).hash_table_gpa or 0,
     )
-    acceleration = probe_kvm(probe, cache=probes)
-    if acceleration.domain_type == "qemu":
-        reporter.notice(f"emulating the CPU (TCG), which is slow: {acceleration.reason}")
-    disks = [Disk(path=str(directory.place(bundle.rootfs, "rootfs.img")), serial=ROOT_SERIAL)]
-    for pack in packs:
-        reporter.step(f"copying the pack {pack.descriptor.name} to the host")
-        target = directory.place(pack.path, f"pack-{pack.descriptor.name}.img")
-        disks.append(Disk(path=str(target), serial=pack.descriptor.serial))
+
+
+def _place(
+    spec: DomainSpec, bundle: Bundle, packs: Sequence[SealedPack], directory: MachineDir, reporter: Reporter
+) -> None:
+    """Copy to the host's store what `domain_spec` names."""
+    sources = {
+        spec.firmware: bundle.firmware,
+        spec.kernel: bundle.kernel,
+        spec.initrd: bundle.initrd,
+        spec.disks[0].path: bundle.rootfs,
+    }
+    sources |= {disk.path: pack.path for disk, pack in zip(spec.disks[1:], packs, strict=True)}
+    for target, source in sources.items():
+        reporter.step(f"copying {Path(target).name} to the host")
+        directory.place(source, Path(target).name)
+    directory.write(HASH_TABLE_FILE, measured_hashes(bundle).table())
+
+
+def measured_hashes(bundle: Bundle) -> KernelHashes:
+    """Return what the firmware checks kernel, initrd and command line against in a dry run."""
+    return kernel_hashes(bundle.kernel.read_bytes(), bundle.initrd.read_bytes(), bundle.cmdline(Mode.DRYRUN))
+
+
+def domain_spec(
+    name: str,
+    directory: Path,
+    *,
+    bundle: Bundle,
+    manifest: JobManifest,
+    packs: Sequence[SealedPack],
+    emulator: str,
+    accelerator: str,
+) -> DomainSpec:
+    """Describe the dry-run machine of a job; every path is below `directory`. Nothing is read from or written there.
+
+    Raises:
+        BuildError: the firmware has no place for a kernel hash table.
+    """
+    gpa = parse_firmware(bundle.firmware.read_bytes()).hash_table_gpa
+    if gpa is None:
+        raise BuildError("the firmware has no place for a kernel hash table", hint="cvmtool image build --force")
+    disks = [Disk(path=str(directory / "rootfs.img"), serial=ROOT_SERIAL)]
+    disks += [
+        Disk(path=str(directory / f"pack-{pack.descriptor.name}.img"), serial=pack.descriptor.serial) for pack in packs
+    ]
     return DomainSpec(
-        name=directory.path.name,
+        name=name,
         job=manifest.name,
         image=bundle.manifest.name,
-        accelerator=acceleration.domain_type,
+        accelerator=accelerator,
         emulator=emulator,
         host_data=manifest.host_data.hex(),
         policy=f"{GUEST_POLICY:#x}",
         memory_mib=manifest.resources.memory_mib,
         vcpus=manifest.resources.vcpus,
         cpu=manifest.resources.cpu,
-        firmware=str(directory.place(bundle.firmware, "firmware.fd")),
-        kernel=str(directory.place(bundle.kernel, "vmlinuz")),
-        initrd=str(directory.place(bundle.initrd, "initrd")),
-        cmdline=cmdline,
-        hash_table=str(directory.write(HASH_TABLE_FILE, table)),
+        firmware=str(directory / "firmware.fd"),
+        kernel=str(directory / "vmlinuz"),
+        initrd=str(directory / "initrd"),
+        cmdline=bundle.cmdline(Mode.DRYRUN),
+        hash_table=str(directory / HASH_TABLE_FILE),
         hash_table_gpa=gpa,
         disks=tuple(disks),
-        console=str(directory.console),
+        console=str(directory / CONSOLE_FILE),
     )
+
+
+def render_machine(
+    name: str, *, bundle: Bundle, manifest: JobManifest, packs: Sequence[SealedPack], settings: Settings
+) -> str:
+    """Return the domain XML that `start_machine` would define, under emulation; nothing is started or copied."""
+    spec = domain_spec(
+        name,
+        settings.machines_dir / name,
+        bundle=bundle,
+        manifest=manifest,
+        packs=packs,
+        emulator="/usr/bin/qemu-system-x86_64",
+        accelerator="qemu",
+    )
+    return render_domain(spec, resources("templates"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineStatus:
+    """A machine as `vm list` shows it."""
+
+    name: str
+    state: str
+    """What the host says, or `in use` when another process of ours holds an embedded driver."""
+    job: str
+    stage: str
+    """The last stage word on its console: the host's claim."""
+    uri: str
+
+
+def list_machines(settings: Settings) -> list[MachineStatus]:
+    """Ask the hosts of all our machines how they are."""
+    found = []
+    for record in records(settings.machines_dir):
+        words = stage_words(MachineDir(settings.machines_dir, record.name).read_console())
+        found.append(
+            MachineStatus(
+                name=record.name,
+                state=_state(record, settings),
+                job=record.job,
+                stage=words[-1].partition(" ")[2] if words else "none",
+                uri=record.uri,
+            )
+        )
+    return found
+
+
+def _state(record: MachineRecord, settings: Settings) -> str:
+    if record.uri.startswith("qemu:///embed") and process_lives(record.pid):
+        # libvirt inside another process: that one alone can be asked, and it removes the machine when it ends.
+        return f"in use by process {record.pid}"
+    try:
+        hypervisor = connect(record.uri, private_dir(settings.state_dir) / LIBVIRT_LOG_FILE)
+    except HostError:
+        return "unknown: its host does not answer"
+    try:
+        return hypervisor.state(record.name).value
+    except HostError:
+        return "lost"
+    finally:
+        hypervisor.close()
 
 
 def destroy_machine(name: str, settings: Settings) -> bool:

@@ -256,7 +256,7 @@ def _run(
         channel = attached.channel
         with timed.stage(Stage.UNLOCK, "releasing the keys"):
             channel.request(Op.CONFIGURE, manifest=to_base64(manifest.encode()))
-            _release(attached, challenge.keys, manifest)
+            release_keys(attached, challenge.keys, manifest)
         with timed.stage(Stage.TRAIN, "training"):
             channel.request(Op.RUN)
             _follow(attached, job, timed.reporter)
@@ -285,8 +285,13 @@ def _run(
     return TrainResult(job=job, outcome=outcome, outputs=outputs, folder=folder)
 
 
-def _release(attached: Attached, keys: OwnerKeys, manifest: JobManifest) -> None:
-    """Seal every pack's passphrase to the verified guest; turn what the guest finds into the owner's verdict."""
+def release_keys(attached: Attached, keys: OwnerKeys, manifest: JobManifest) -> None:
+    """Seal every pack's passphrase to the verified guest; turn what the guest finds into the owner's verdict.
+
+    Raises:
+        VerificationError: a disk is not the pack that the manifest pins; the guest did not open it.
+        GuestError: the guest could not open a pack for another reason.
+    """
     packs = {pack.root_hash: keys.pack_passphrase(pack.luks_uuid) for pack in manifest.packs}
     sealed = seal(attached.guest, Secrets(packs=packs))
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ RECORD_FILE = "machine.json"  # what cvmtool needs to find the domain again
 HASH_TABLE_FILE = "hashes.bin"  # dry run: the table that QEMU loads
 CONSOLE_FILE = "console.log"  # stage words, and what the kernel has to say
 LIBVIRT_LOG_FILE = "libvirt.log"
+_WORDS = re.compile(rb"CVM-(?:STAGE|FAIL) [a-z-]{1,32}")
 MAX_CONSOLE = 1 << 20  # bytes of a console that are looked at; a hostile host may write for ever
 
 
@@ -125,3 +127,8 @@ def process_lives(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def stage_words(console: bytes) -> list[str]:
+    """Return the stage and failure words on a console, in order."""
+    return [word.decode("ascii") for word in _WORDS.findall(console)]

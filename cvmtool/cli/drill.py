@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""`cvmtool drill`: see every attack refused.
+
+Zone: cli.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cvmtool.cli.options import Json
+
+
+def drill(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Drills to run; all by default.", metavar="[NAME ...]")
+    ] = None,
+    *,
+    show: Annotated[bool, typer.Option("--list", help="List the drills and run none.")] = False,
+    image: Annotated[str, typer.Option("--image", help="The guest image to attack.")] = "base",
+    as_json: Json = False,
+) -> None:
+    """Attack a dry run in every way we know, and show the refusal that each attack meets."""
+    from contextlib import AbstractContextManager, nullcontext
+
+    from rich.console import Console
+
+    from cvmtool.cli.render import TerminalReporter, emit_schema, printable
+    from cvmtool.config import load_settings
+    from cvmtool.errors import AppraisalError, Finding
+    from cvmtool.flows.drill import run_drills, select
+    from cvmtool.flows.images import bring_up_to_date
+    from cvmtool.flows.reporter import Stage
+
+    drills = select(names or [])
+    console = Console(highlight=False, soft_wrap=True)
+    if show:
+        for item in drills:
+            if as_json:
+                emit_schema("drill", name=item.name, attack=item.attack, exit_code=item.exit_code)
+            else:
+                console.print(f"{item.name:<28} exit {item.exit_code}  {item.attack}", markup=False)
+        return
+    settings = load_settings()
+    reporter = TerminalReporter()
+    reporter.banner()
+    with reporter.console.status("starting") as status:
+
+        def stage(_stage: Stage, text: str) -> AbstractContextManager[None]:
+            status.update(text)
+            return nullcontext()
+
+        bundle = bring_up_to_date(image, settings, progress=status.update, notice=reporter.notice)
+        missed = []
+        for result in run_drills(
+            drills,
+            bundle,
+            settings=settings,
+            reporter=reporter,
+            stage=stage,
+        ):
+            if not result.refused:
+                missed.append(result)
+            if as_json:
+                emit_schema(
+                    "drill",
+                    name=result.drill.name,
+                    attack=result.drill.attack,
+                    refused=result.refused,
+                    exit_code=result.exit_code,
+                    required_exit_code=result.drill.exit_code,
+                    message=result.message,
+                )
+                continue
+            mark = "[green]refused[/]" if result.refused else "[bold red]NOT AS REQUIRED[/]"
+            console.print(f"{mark} {result.drill.name}: {result.drill.attack}")
+            console.print(
+                f"        exit {result.exit_code}: {printable(result.message)[:400]}", markup=False, style="dim"
+            )
+    if missed:
+        raise AppraisalError(
+            f"{len(missed)} of {len(drills)} attacks were not refused as required",
+            findings=tuple(
+                Finding(
+                    code=f"drill-{item.drill.name}",
+                    field=item.drill.attack,
+                    actual=f"exit {item.exit_code}: {item.message}",
+                    required=f"exit {item.drill.exit_code}",
+                )
+                for item in missed
+            ),
+        )

@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""`cvmtool jobs`: the owner's records of runs.
+
+Zone: cli.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cvmtool.cli.options import Json
+
+if TYPE_CHECKING:
+    from cvmtool.flows.jobs import JobRecord
+
+app = typer.Typer(help="Look at the runs that were started from this account.", no_args_is_help=True)
+
+Job = Annotated[str, typer.Argument(help="A job's id, the beginning of it, or its name (the latest run).")]
+
+
+@app.command("list")
+def list_jobs(as_json: Json = False) -> None:
+    """List every run, oldest first."""
+    from cvmtool.cli.render import emit_schema
+    from cvmtool.config import load_settings
+    from cvmtool.flows.jobs import load_jobs
+
+    records = [job.record for job in load_jobs(load_settings().jobs_dir)]
+    if as_json:
+        emit_schema("jobs", jobs=[_as_json(record) for record in records])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    if not records:
+        typer.echo("no job yet: cvmtool train JOB.yaml --dry-run", err=True)
+        return
+    table = Table("JOB", "STATE", "STARTED", "SECONDS", "", box=None, pad_edge=False)
+    for record in records:
+        mark = "SIMULATED" if record.simulated else ""
+        table.add_row(record.id, record.state.value, record.created, f"{sum(record.stages.values()):.0f}", mark)
+    Console().print(table)
+
+
+@app.command()
+def show(job: Job, as_json: Json = False) -> None:
+    """Show one run: how it ended, what each stage took, where its results are."""
+    from cvmtool.cli.render import emit_schema, printable
+    from cvmtool.config import load_settings
+    from cvmtool.flows.jobs import load_job
+
+    found = load_job(load_settings().jobs_dir, job)
+    document = _as_json(found.record)
+    if as_json:
+        emit_schema("job", folder=str(found.path), **document)
+        return
+    for key, value in {**document, "record": str(found.path)}.items():
+        if key == "stages":
+            for stage, seconds in value.items():
+                typer.echo(f"{stage:<12} {seconds:8.1f} s")
+        elif value is not None:
+            typer.echo(f"{key:<12} {printable(str(value))}")
+
+
+@app.command()
+def logs(job: Job, as_json: Json = False) -> None:
+    """Print what the container printed, its stdout to stdout and its stderr to stderr."""
+    from cvmtool.cli.render import JsonReporter, TerminalReporter
+    from cvmtool.config import load_settings
+    from cvmtool.errors import ConfigError
+    from cvmtool.flows.jobs import LOG_FILE, load_job
+    from cvmtool.formats.control import LogReader
+
+    found = load_job(load_settings().jobs_dir, job)
+    path = found.path / LOG_FILE
+    if not path.exists():
+        raise ConfigError(
+            f"job {found.record.id} has no log: its container never started",
+            hint=f"cvmtool jobs show {found.record.id}",
+        )
+    reporter = JsonReporter() if as_json else TerminalReporter()
+    reader = LogReader()
+    with path.open("rb") as file:
+        while data := file.read(1 << 16):
+            for record in reader.feed(data):
+                reporter.log(record)
+    if isinstance(reporter, TerminalReporter):
+        reporter.flush()
+
+
+def _as_json(record: JobRecord) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(record), "state": record.state.value}

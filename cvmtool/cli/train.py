@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""`cvmtool train`: one command from a job file to a model and a receipt.
+
+Zone: cli.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cvmtool.cli.options import Json
+
+if TYPE_CHECKING:
+    from cvmtool.cli.render import JsonReporter, TerminalReporter
+    from cvmtool.config import Settings
+    from cvmtool.flows.train import TrainResult
+    from cvmtool.image.bundle import Bundle
+
+
+def train(
+    job: Annotated[Path, typer.Argument(help="The job file.", metavar="JOB.yaml")],
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run under QEMU without SEV-SNP: SIMULATED / NOT CONFIDENTIAL.")
+    ] = False,
+    host: Annotated[str | None, typer.Option("--host", help="libvirt URI of the host.", metavar="URI")] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Where outputs and receipt go.", metavar="DIR")
+    ] = None,
+    boot_timeout: Annotated[
+        float, typer.Option("--boot-timeout", help="Seconds that the guest may take to answer.", min=1)
+    ] = 300.0,
+    as_json: Json = False,
+) -> None:
+    """Train on sealed data inside a confidential VM, and bring the model and a receipt home."""
+    from dataclasses import replace
+
+    from cvmtool.cli.render import JsonReporter, TerminalReporter
+    from cvmtool.config import load_settings
+    from cvmtool.errors import ConfigError
+    from cvmtool.flows.train import prepare, read_job
+    from cvmtool.flows.train import train as run
+
+    if not dry_run:
+        raise ConfigError(
+            "training on SEV-SNP hardware is not part of this version; only dry runs are",
+            hint=f"cvmtool train {job} --dry-run",
+        )
+    settings = load_settings()
+    if host is not None:
+        settings = replace(settings, host=host)
+    reporter = JsonReporter() if as_json else TerminalReporter()
+    if isinstance(reporter, TerminalReporter):
+        reporter.banner()
+    bundle = _bundle(read_job(job).image, settings, reporter)
+    prepared = prepare(job, bundle, settings=settings, reporter=reporter)
+    result = run(prepared, settings=settings, reporter=reporter, results=results, boot_seconds=boot_timeout)
+    _summary(result, reporter)
+
+
+def _bundle(name: str, settings: Settings, reporter: JsonReporter | TerminalReporter) -> Bundle:
+    """Load the guest image; build it if it was never built or its sources changed."""
+    from cvmtool.flows.images import bring_up_to_date
+    from cvmtool.flows.reporter import Stage
+
+    with reporter.stage(Stage.BUILD, f"guest image {name}"):
+        return bring_up_to_date(name, settings, progress=reporter.step, notice=reporter.notice)
+
+
+def _summary(result: TrainResult, reporter: JsonReporter | TerminalReporter) -> None:
+    from cvmtool.cli.render import BANNER, TerminalReporter, emit_schema, error_console
+    from cvmtool.flows.jobs import RECEIPT_FILE
+
+    record = result.job.record
+    if not isinstance(reporter, TerminalReporter):
+        emit_schema(
+            "train",
+            job=record.id,
+            simulated=record.simulated,
+            exit_code=result.outcome.exit_code,
+            stages=record.stages,
+            outputs=[
+                {"name": item.name, "path": str(item.path), "size": item.size, "sha256": item.sha256}
+                for item in result.outputs
+            ],
+            receipt=str(result.folder / RECEIPT_FILE),
+        )
+        return
+    console = error_console()
+    for item in result.outputs:
+        console.print(f"  {item.path}  {item.size} bytes  sha256:{item.sha256}", markup=False)
+    console.print(f"  {result.folder / RECEIPT_FILE}  cvmtool receipt verify checks it offline", markup=False)
+    console.print(f"job {record.id} done in {sum(record.stages.values()):.1f} s: {BANNER}", markup=False)

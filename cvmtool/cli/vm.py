@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""`cvmtool vm`: the virtual machines themselves.
+
+Zone: cli.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cvmtool.cli.options import Json
+
+app = typer.Typer(help="Look at the virtual machines that cvmtool started, and stop them.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_machines(as_json: Json = False) -> None:
+    """List the machines that were started from this account."""
+    from dataclasses import asdict
+
+    from cvmtool.cli.render import emit_schema
+    from cvmtool.config import load_settings
+    from cvmtool.flows.machine import list_machines as find
+
+    found = find(load_settings())
+    if as_json:
+        emit_schema("machines", machines=[{**asdict(item), "simulated": True} for item in found])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    if not found:
+        typer.echo("no machine", err=True)
+        return
+    table = Table("MACHINE", "STATE", "JOB", "LAST STAGE", "HOST", box=None, pad_edge=False)
+    for item in found:
+        table.add_row(item.name, item.state, item.job, item.stage, item.uri)
+    Console().print(table)
+
+
+@app.command()
+def destroy(
+    machine: Annotated[str, typer.Argument(help="The machine's name.")],
+    as_json: Json = False,
+) -> None:
+    """Stop a machine at once and delete what the host holds of it. Idempotent."""
+    from cvmtool.cli.render import emit_schema
+    from cvmtool.config import load_settings
+    from cvmtool.flows.machine import destroy_machine
+
+    found = destroy_machine(machine, load_settings())
+    if as_json:
+        emit_schema("machine-destroyed", machine=machine, found=found)
+    else:
+        typer.echo(f"{machine}: {'gone' if found else 'there was none'}", err=True)
+
+
+@app.command()
+def render(
+    job: Annotated[str, typer.Argument(help="The job file.", metavar="JOB.yaml")],
+    as_json: Json = False,
+) -> None:
+    """Print the libvirt domain that a dry run of a job would define. Nothing is started; the salt differs each time."""
+    from pathlib import Path
+
+    from cvmtool.cli.render import TerminalReporter, emit_schema
+    from cvmtool.config import load_settings
+    from cvmtool.flows.images import bring_up_to_date
+    from cvmtool.flows.machine import render_machine
+    from cvmtool.flows.train import prepare, read_job
+
+    settings = load_settings()
+    reporter = TerminalReporter()
+    bundle = bring_up_to_date(read_job(Path(job)).image, settings, progress=reporter.step, notice=reporter.notice)
+    prepared = prepare(Path(job), bundle, settings=settings, reporter=reporter)
+    xml = render_machine(
+        "cvmtool-render", bundle=bundle, manifest=prepared.manifest, packs=prepared.packs, settings=settings
+    )
+    if as_json:
+        emit_schema("domain", xml=xml)
+    else:
+        typer.echo(xml, nl=False)

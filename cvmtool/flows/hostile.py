@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""A host that attacks, on purpose: what `cvmtool drill` and the scenario tests put in the place of a host.
+
+Zone: flows. It does what a provider could do: change files before the start, edit the domain, sit on the agent port. It is a
+Hypervisor like any other, so the code that must refuse it is the code of every run.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from cvmtool.formats.channel import AGENT_PORT
+from cvmtool.host.domain import LiveDomain, parse_live_domain
+from cvmtool.host.hypervisor import Hypervisor
+from cvmtool.measure.hashes import kernel_hashes
+
+Tamper = Callable[[LiveDomain, str], str]
+"""Gets what the domain would be given and its XML; may change the files; returns the XML to define."""
+Interpose = Callable[[socket.socket], socket.socket]
+"""Gets the agent port and returns what the owner sees instead."""
+
+
+class HostileHost:
+    """Wraps a hypervisor; everything that is not an attack is passed on."""
+
+    def __init__(self, hypervisor: Hypervisor, tamper: Tamper | None, interpose: Interpose | None) -> None:
+        self._hypervisor = hypervisor
+        self._tamper = tamper
+        self._interpose = interpose
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._hypervisor, name)
+
+    def define(self, xml: str) -> None:
+        """Define what the attack makes of the domain."""
+        if self._tamper is not None:
+            xml = self._tamper(parse_live_domain(xml), xml)
+        self._hypervisor.define(xml)
+
+    def open_port(self, name: str, port: str) -> socket.socket:
+        """Open a port; the agent's with somebody in between."""
+        opened = self._hypervisor.open_port(name, port)
+        return self._interpose(opened) if self._interpose is not None and port == AGENT_PORT else opened
+
+
+def flip_byte(path: str, at: int) -> None:
+    """Flip the lowest bit of one byte; a negative `at` counts from the end."""
+    with Path(path).open("r+b") as file:
+        file.seek(at, 2 if at < 0 else 0)
+        position = file.tell()
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 1]))
+
+
+def retable(live: LiveDomain, cmdline: str | None = None) -> None:
+    """Write the hash table that fits the files as they are now: a host that lies consistently."""
+    hashes = kernel_hashes(Path(live.kernel).read_bytes(), Path(live.initrd).read_bytes(), cmdline or live.cmdline)
+    Path(live.hash_table).write_bytes(hashes.table())
+
+
+def between(rewrite: Callable[[bytes], bytes]) -> Interpose:
+    """Sit on the agent port and rewrite what the guest says.
+
+    `rewrite` gets everything since the start whenever bytes arrive and returns what may be passed on of it; it must only ever
+    grow.
+    """
+
+    def interpose(port: socket.socket) -> socket.socket:
+        ours, owners = socket.socketpair()
+
+        def guest_to_owner() -> None:
+            heard, told = b"", 0
+            with suppress(OSError):
+                while data := port.recv(65_536):
+                    heard += data
+                    answer = rewrite(heard)
+                    ours.sendall(answer[told:])
+                    told = len(answer)
+            ours.close()
+
+        def owner_to_guest() -> None:
+            with suppress(OSError):
+                while data := ours.recv(65_536):
+                    port.sendall(data)
+            port.close()
+
+        for target in (guest_to_owner, owner_to_guest):
+            threading.Thread(target=target, daemon=True).start()
+        return owners
+
+    return interpose
