@@ -44,7 +44,7 @@ class Hands:
 
     open_packs: Callable[[JobManifest, dict[str, bytearray], unlock.Places], dict[str, int]] = unlock.open_packs
     close_packs: Callable[[JobManifest, unlock.Places], None] = unlock.close_packs
-    corrupted: Callable[[JobManifest], str | None] = unlock.corrupted
+    find_damage: Callable[[JobManifest, unlock.Places], unlock.Damage | None] = unlock.find_damage
     run_container: Callable[[JobManifest, dict[str, Path], LogBook, Rooms], Outcome] = run_container
     stop_container: Callable[[Rooms], None] = stop_container
 
@@ -55,7 +55,7 @@ class _Results:
     accepted: dict[str, Accepted]
     rejected: list[Rejected]
     receipt: Envelope
-    corrupted: str | None
+    damage: unlock.Damage | None
 
 
 class Job:
@@ -211,7 +211,7 @@ class Job:
         packs = {pack.name: self._places.mount_point(pack) for pack in manifest.packs}
         outcome = self._hands.run_container(manifest, packs, log, self._rooms)
         log.end()
-        corrupted = self._hands.corrupted(manifest)
+        damage = self._hands.find_damage(manifest, self._places)
         accepted, rejected = collect(manifest.outputs, self._rooms.outputs)
         released = self._released
         if released is None:
@@ -231,7 +231,7 @@ class Job:
                 accepted={item.output.name: item for item in accepted},
                 rejected=rejected,
                 receipt=receipt,
-                corrupted=corrupted,
+                damage=damage,
             )
             self._stage = Stage.DONE
         self._console.say(Word.DONE)
@@ -250,10 +250,8 @@ class Job:
     def _require_results(self) -> _Results:
         if self._results is None:
             raise RefusedError(ControlError.ORDER, f"the stage is {self._stage.value}; {Stage.DONE.value} is required")
-        if self._results.corrupted is not None:
-            raise RefusedError(
-                ControlError.PACK_INTEGRITY,
-                "the host changed the pack while the job read it; its results are not to be trusted",
-                pack=self._results.corrupted,
-            )
+        damage = self._results.damage
+        if damage is not None:
+            detail = f"{damage.detail}; what the job made of it is not to be trusted"
+            raise RefusedError(ControlError.PACK_INTEGRITY, detail, pack=damage.pack)
         return self._results

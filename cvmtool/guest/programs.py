@@ -76,7 +76,7 @@ def capture(*argv: str) -> subprocess.Popen[bytes]:
     Raises:
         OSError: it cannot be started.
     """
-    # Not /dev/null: crun gives its standard streams to the container's user, who could then lock others out of the file.
+    # Not /dev/null: crun gives its standard streams to the container's user, who could then change its mode for all.
     end, nothing = os.pipe2(os.O_CLOEXEC)
     os.close(nothing)
     try:

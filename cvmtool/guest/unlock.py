@@ -27,6 +27,8 @@ from cvmtool.guest.lukshdr import check_header
 from cvmtool.guest.programs import run
 from cvmtool.guest.refusal import RefusedError
 
+_READ_ERROR = b"SQUASHFS error"
+_MOST_RECORD = 8_192  # bytes; the kernel refuses to give a record to a smaller buffer
 _MODULES = ("dm_verity", "dm_crypt", "xts", "aesni_intel", "squashfs", "overlay")
 
 
@@ -37,6 +39,7 @@ class Places:
     blocks: Path = Path("/sys/block")
     dev: Path = Path("/dev")
     packs: Path = Path("/run/cvmtool/packs")
+    kernel_log: Path = Path("/dev/kmsg")
 
     def mount_point(self, pack: PackDescriptor) -> Path:
         """Return where a pack is mounted."""
@@ -52,7 +55,7 @@ def open_packs(manifest: JobManifest, passphrases: dict[str, bytearray], places:
         RefusedError: `pack-missing`, `pack-integrity`, `pack-header` or `pack-key`, with the pack's name.
     """
     timings = {}
-    run("modprobe", "-a", "-q", *_MODULES)  # what is missing shows below, with a better message
+    load_modules()
     try:
         for pack in manifest.packs:
             began = time.monotonic_ns()
@@ -67,6 +70,11 @@ def open_packs(manifest: JobManifest, passphrases: dict[str, bytearray], places:
     return timings
 
 
+def load_modules() -> None:
+    """Load what opening a pack takes. What is missing shows when it is used, with a better message."""
+    run("modprobe", "-a", "-q", *_MODULES)
+
+
 def close_packs(manifest: JobManifest, places: Places) -> None:
     """Unmount and close what is open, so that the kernel forgets the volume keys."""
     for pack in reversed(manifest.packs):
@@ -75,16 +83,47 @@ def close_packs(manifest: JobManifest, places: Places) -> None:
         run("veritysetup", "close", _verity_name(pack))
 
 
-def corrupted(manifest: JobManifest) -> str | None:
-    """Return the name of a pack in which dm-verity has met a block that is not the owner's, if there is one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """What the host did to a pack under the running job. `pack` is its name, or None if that is not known."""
 
-    The container saw an error where it read such a block; whether it took notice is not for us to guess.
+    pack: str | None
+    detail: str
+
+
+def find_damage(manifest: JobManifest, places: Places) -> Damage | None:
+    """Look for a block that is not the owner's, or that the host would not give.
+
+    The container met an error where it read such a block; whether it took notice is not for us to guess.
     """
     for pack in manifest.packs:
         status = run("veritysetup", "status", _verity_name(pack))
         if status.code != 0 or "verified" not in status.output or "corrupted" in status.output:
-            return pack.name
+            return Damage(pack=pack.name, detail="a block of the pack is not the owner's")
+    # dm-verity keeps no account of reads that failed outright. The file system on top says so in the kernel's log.
+    if _READ_ERROR in _read_log(places.kernel_log):
+        return Damage(pack=None, detail="the host failed to give a block of a pack")
     return None
+
+
+def _read_log(path: Path) -> bytes:
+    """Return the kernel's log: one record a read, up to the first that is not there yet."""
+    log = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        records = []
+        while True:
+            try:
+                record = os.read(log, _MOST_RECORD)
+            except BrokenPipeError:
+                continue  # overwritten while we read; the next one is there
+            except BlockingIOError:
+                break
+            if not record:
+                break
+            records.append(record)
+        return b"".join(records)
+    finally:
+        os.close(log)
 
 
 def _verity_name(pack: PackDescriptor) -> str:
