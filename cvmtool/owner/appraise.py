@@ -7,11 +7,12 @@ Spec: docs/protocol.md section 3; RFC 9334 ("appraisal").
 
 What must hold, in this order of refusal (each check is evaluated all the same, and listed):
 
-    1  REPORT_DATA is the value for this nonce, these keys and this report's HOST_DATA        FreshnessError
+    1  REPORT_DATA is the value for this nonce and these keys                                 FreshnessError
     2  HOST_DATA is the job's, and the policy accepts every other field                       AppraisalError
 
-1 comes first because a stale report says nothing of the guest that showed it: its findings would be about another. It
-is computed with the report's own HOST_DATA, which is signed: a launch for another job is then named as such, under 2.
+1 comes first because a stale report says nothing of the guest that showed it: its findings would be about another.
+HOST_DATA is part of REPORT_DATA; for 1 it may be the job's or the report's own (signed) one. The two differ only when 2
+refuses HOST_DATA anyway, and then the finding names what is wrong: a launch for another job, not a stale report.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def appraise(
     """
     if not hmac.compare_digest(authentic.raw, evidence.report):
         raise ValueError("the authentic report is not the one of this evidence")
-    fresh = _fresh(authentic.report, nonce, evidence)
+    fresh = _fresh(authentic.report, nonce, evidence, host_data)
     judged = judge(authentic, policy, host_data=host_data)
     checks = (*authentic.checks, fresh, *judged)
     if not fresh.passed:
@@ -115,19 +116,22 @@ def appraise(
     )
 
 
-def _fresh(report: Report, nonce: bytes, evidence: Evidence) -> Check:
-    expected = report_data(
-        nonce=nonce,
-        ssh_host_key=evidence.ssh_host_key,
-        hpke_key=evidence.hpke_key,
-        receipt_key=evidence.receipt_key,
-        host_data=report.host_data,
+def _fresh(report: Report, nonce: bytes, evidence: Evidence, host_data: bytes) -> Check:
+    expected, launched = (
+        report_data(
+            nonce=nonce,
+            ssh_host_key=evidence.ssh_host_key,
+            hpke_key=evidence.hpke_key,
+            receipt_key=evidence.receipt_key,
+            host_data=value,
+        )
+        for value in (host_data, report.host_data)
     )
     return Check(
         code="report-data",
         title="report data",
         actual=report.report_data.hex(),
         required=expected.hex(),
-        passed=hmac.compare_digest(report.report_data, expected),
+        passed=hmac.compare_digest(report.report_data, expected) or hmac.compare_digest(report.report_data, launched),
         why="it binds the report to this challenge and to the keys of this connection",
     )
