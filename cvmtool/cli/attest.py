@@ -65,12 +65,13 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Decide about a report: genuine (exit 5 if not), fresh (7, with --report-data), acceptable (6)."""
-    from cvmtool.errors import CvmError
+    from cvmtool.errors import FormatError, VerificationError
     from cvmtool.owner.policyfile import parse_policy
     from cvmtool.owner.verify import verify_report
 
     rules = parse_policy(_read(policy).decode("utf-8", "replace"))
     time = datetime.now(UTC) if at is None else _time(at)
+    received, listed = _read(report), None if crl is None else _read(crl)
     certificates = tuple(_read(path) for path in (vek, *(chain or ())))
     unchecked = (*(() if report_data else ("freshness",)), *rules.unchecked)
     document: dict[str, Any] = {
@@ -80,10 +81,8 @@ def verify(
         "unchecked": list(unchecked),
     }
     try:
-        authentic = verify_report(
-            _read(report), certificates, rules.trusted_roots(), time, None if crl is None else _read(crl)
-        )
-    except CvmError as error:
+        authentic = verify_report(received, certificates, rules.trusted_roots(), time, listed)
+    except (FormatError, VerificationError) as error:
         _verdict(document, _failed_check(error), error, as_json=as_json)
         raise
     from cvmtool.owner.judge import judge

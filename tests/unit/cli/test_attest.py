@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from cvmtool.cli.attest import app
+from cvmtool.dryrun.faults import Fault
+from cvmtool.errors import ConfigError, FormatError
+from cvmtool.formats.certtable import CertKind, parse_cert_table
+from cvmtool.formats.report import parse_report
+from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
+from cvmtool.owner.policy import RevocationRule, baseline
+from cvmtool.owner.policyfile import encode_policy
+from tests import fakes, vectors
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Files of a launch that is accepted, and a function that runs `verify` on them."""
+    return write_case(tmp_path)
+
+
+def write_case(folder, fault=Fault.NONE, **rules):
+    amd = fakes.fake_amd()
+    evidence = fakes.launch(amd, fault)
+    table = parse_cert_table(evidence.cert_table)
+    policy = baseline(
+        roots=SimulatedRoot(amd.root_fingerprint),
+        measurements=frozenset({fakes.FACTS.digest()}),
+        host_data=frozenset({fakes.HOST_DATA}),
+    )
+    (folder / "report").write_bytes(evidence.report)
+    (folder / "vcek").write_bytes(table.get(CertKind.VCEK))
+    (folder / "ask").write_bytes(table.get(CertKind.ASK))
+    (folder / "ark").write_bytes(table.get(CertKind.ARK))
+    (folder / "crl").write_bytes(table.get(CertKind.CRL) or b"")
+    (folder / "policy").write_text(encode_policy(replace(policy, **rules)))
+
+    def verify(*more, crl=True):
+        arguments = ["verify", "report", "--vek", "vcek", "--chain", "ask", "--chain", "ark", "--policy", "policy"]
+        arguments += ["--crl", "crl"] if crl else []
+        paths = {"report", "vcek", "ask", "ark", "crl", "policy"}
+        return CliRunner().invoke(app, [str(folder / a) if a in paths else a for a in (*arguments, *more)])
+
+    return verify
+
+
+def document(result):
+    return json.loads(result.stdout)
+
+
+def test_an_accepted_report(case):
+    result = case("--json")
+    assert result.exit_code == 0, result.stderr
+    value = document(result)
+    assert value["schema"] == "cvmtool/attest-verify/v1"
+    assert value["verdict"] == "accepted"
+    assert value["simulated"] is True
+    assert value["unchecked"] == ["freshness", "chips", "min-firmware", "mitigations", "id-block"]
+    assert all(check["passed"] for check in value["checks"])
+    assert value["report"]["measurement"] == fakes.FACTS.digest().hex()
+
+
+def test_for_people_it_says_simulated_and_what_is_unchecked(case):
+    output = case().stdout
+    assert "SIMULATED / NOT CONFIDENTIAL" in output
+    assert "unchecked: freshness" in output
+    assert "accepted" in output
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict", "exit_code"),
+    [
+        (Fault.BAD_SIGNATURE, "not-genuine", 5),
+        (Fault.DEBUG_POLICY, "refused", 6),
+        (Fault.REVOKED_KEY, "not-genuine", 5),
+    ],
+)
+def test_a_refusal_has_a_verdict_and_an_exit_code(tmp_path, fault, verdict, exit_code):
+    result = write_case(tmp_path, fault)("--json")
+    assert document(result)["verdict"] == verdict
+    assert result.exception.exit_code == exit_code
+    assert any(not check["passed"] for check in document(result)["checks"])
+
+
+def test_a_missing_list_is_refused_with_a_hint_unless_the_policy_lets_it_pass(tmp_path):
+    result = write_case(tmp_path)("--json", crl=False)
+    assert document(result)["verdict"] == "refused"
+    assert "--crl" in result.exception.hint
+    assert write_case(tmp_path, revocation=RevocationRule.REPORT)("--json", crl=False).exit_code == 0
+
+
+def test_report_data_is_compared_when_it_is_given(case, tmp_path):
+    right = parse_report((tmp_path / "report").read_bytes()).report_data.hex()
+    accepted = case("--json", "--report-data", right)
+    assert document(accepted)["verdict"] == "accepted"
+    assert "freshness" not in document(accepted)["unchecked"]
+    stale = case("--json", "--report-data", "00" * 64)
+    assert document(stale)["verdict"] == "stale"
+    assert stale.exception.exit_code == 7
+
+
+def test_the_time_can_be_given(case):
+    result = case("--json", "--at", "2060-01-01T00:00:00Z")
+    assert document(result)["verdict"] == "not-genuine"
+    for text in ("yesterday", "2026-01-01T00:00:00"):
+        assert isinstance(case("--at", text).exception, ConfigError)
+
+
+def test_malformed_input_is_named(case, tmp_path):
+    (tmp_path / "report").write_bytes(b"short")
+    result = case("--json")
+    assert document(result)["verdict"] == "malformed"
+    assert isinstance(result.exception, FormatError)
+    (tmp_path / "report").unlink()
+    assert isinstance(case().exception, ConfigError)
+
+
+def test_a_file_without_end_is_not_read(case, tmp_path):
+    (tmp_path / "report").write_bytes(bytes((1 << 20) + 1))
+    assert isinstance(case().exception, ConfigError)
+
+
+def test_show_verifies_nothing_and_says_so(case, tmp_path):
+    result = CliRunner().invoke(app, ["show", str(tmp_path / "report"), "--json"])
+    value = document(result)
+    assert value["verified"] is False
+    assert value["report"]["host_data"] == fakes.HOST_DATA.hex()
+    assert value["report"]["policy"] == {"value": "0x30000", "set": ["smt"]}
+    assert "unverified" in CliRunner().invoke(app, ["show", str(tmp_path / "report")]).stdout
+
+
+@pytest.mark.vectors
+def test_a_real_report_is_accepted_with_amds_own_files(tmp_path):
+    vector = vectors.report("siena-bergamo-genoa-v5")
+    (tmp_path / "chain").write_bytes(vectors.chain("Genoa"))
+    (tmp_path / "report").write_bytes(vector.report)
+    (tmp_path / "vek").write_bytes(vector.vek)
+    measurement = frozenset({parse_report(vector.report).measurement})
+    policy = baseline(roots=AmdRoots(), measurements=measurement, host_data=None)
+    (tmp_path / "policy").write_text(encode_policy(replace(policy, revocation=RevocationRule.REPORT)))
+    at = vector.at.isoformat()
+    names = ("--vek", "vek", "--chain", "chain", "--policy", "policy")
+    files = [str(tmp_path / name) if not name.startswith("--") else name for name in names]
+    result = CliRunner().invoke(app, ["verify", str(tmp_path / "report"), *files, "--at", at, "--json"])
+    assert result.exit_code == 0, result.stdout
+    assert document(result)["simulated"] is False
+
+
+def test_the_module_costs_no_heavy_import():
+    code = (
+        "import sys, cvmtool.cli.attest, cvmtool.cli.measure;"
+        "print([m for m in ('cryptography', 'libvirt', 'paramiko', 'asyncio') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
