@@ -3,7 +3,7 @@
 """What the owner accepts: a genuine report is judged against this, and nothing is accepted that is not stated here.
 
 Zone: owner (trusted). Pure: no I/O.
-Spec: AMD 56860 SEV-SNP Firmware ABI, ATTESTATION_REPORT (the names are AMD's); docs/reference/policy.md.
+Spec: AMD 56860 SEV-SNP Firmware ABI, ATTESTATION_REPORT (the names are AMD's).
 
 No field has a default. What shall not be checked is spelled out in `unchecked`, and shown at each run; a field that is
 neither stated nor unchecked is an error, and so is one that is both. Measurements are never optional.

@@ -3,7 +3,6 @@
 """A policy as a TOML file: read strictly, written in one fixed order.
 
 Zone: owner (trusted). Pure: no I/O.
-Spec: docs/reference/policy.md.
 
 `parse_policy(encode_policy(p)) == p`. Built-in floors are written out as rows, so a saved policy decides the same case
 the same way after cvmtool's own floors have changed.
