@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.policybits import GuestPolicy, PlatformInfo
@@ -34,9 +35,41 @@ MAX_VMPL = 3
 P384_ORDER = int("ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16)
 """Order of the curve's group: R and S are from 1 to one less."""
 
-_BODY = struct.Struct(
-    "<II8s16s16sII8s8sII64s48s32s48s48s32s32s8sBBB21s64s8s4s4s8sQQ152s",
-)
+# Name and struct format of every field up to the signature, in order; every gap is a field, too.
+_LAYOUT = {
+    "version": "I",
+    "guest_svn": "I",
+    "policy": "Q",
+    "family_id": "16s",
+    "image_id": "16s",
+    "vmpl": "I",
+    "algorithm": "I",
+    "current_tcb": "8s",
+    "platform_info": "Q",
+    "signer_info": "I",
+    "reserved_04c": "4s",
+    "report_data": "64s",
+    "measurement": "48s",
+    "host_data": "32s",
+    "id_key_digest": "48s",
+    "author_key_digest": "48s",
+    "report_id": "32s",
+    "report_id_ma": "32s",
+    "reported_tcb": "8s",
+    "cpuid": "3s",
+    "reserved_18b": "21s",
+    "chip_id": "64s",
+    "committed_tcb": "8s",
+    "current_firmware": "4s",
+    "committed_firmware": "4s",
+    "launch_tcb": "8s",
+    "launch_mit_vector": "Q",
+    "current_mit_vector": "Q",
+    "reserved_208": "152s",
+}
+_BODY = struct.Struct("<" + "".join(_LAYOUT.values()))
+_CONVERTED = {"policy", "platform_info", "algorithm", "signer_info", "cpuid", "current_firmware", "committed_firmware"}
+_PLAIN = tuple(name for name in _LAYOUT if name not in _CONVERTED and not name.startswith("reserved"))
 _COORDINATE = 72
 _COORDINATE_USED = 48
 
@@ -155,39 +188,17 @@ class Report:
     def encode(self) -> bytes:
         """Return the 1184 bytes."""
         cpuid = self.cpuid or Cpuid(family=0, model=0, stepping=0)
-        body = _BODY.pack(
-            self.version,
-            self.guest_svn,
-            self.policy.value.to_bytes(8, "little"),
-            self.family_id,
-            self.image_id,
-            self.vmpl,
-            SIGNATURE_ALGO_P384_SHA384,
-            self.current_tcb,
-            self.platform_info.value.to_bytes(8, "little"),
-            self.author_key_en | self.mask_chip_key << 1 | self.signing_key << 2,
-            0,
-            self.report_data,
-            self.measurement,
-            self.host_data,
-            self.id_key_digest,
-            self.author_key_digest,
-            self.report_id,
-            self.report_id_ma,
-            self.reported_tcb,
-            cpuid.family,
-            cpuid.model,
-            cpuid.stepping,
-            b"",
-            self.chip_id,
-            self.committed_tcb,
-            self.current_firmware.encode(),
-            self.committed_firmware.encode(),
-            self.launch_tcb,
-            self.launch_mit_vector,
-            self.current_mit_vector,
-            b"",
-        )
+        converted = {
+            "policy": self.policy.value,
+            "algorithm": SIGNATURE_ALGO_P384_SHA384,
+            "platform_info": self.platform_info.value,
+            "signer_info": self.author_key_en | self.mask_chip_key << 1 | self.signing_key << 2,
+            "cpuid": bytes((cpuid.family, cpuid.model, cpuid.stepping)),
+            "current_firmware": self.current_firmware.encode(),
+            "committed_firmware": self.committed_firmware.encode(),
+        }
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        body = _BODY.pack(*((plain | converted).get(name, b"") for name in _LAYOUT))
         signature = self.signature_r.to_bytes(_COORDINATE, "little") + self.signature_s.to_bytes(_COORDINATE, "little")
         return (body + signature).ljust(REPORT_BYTES, b"\0")
 
@@ -247,77 +258,30 @@ def parse_report(data: bytes) -> Report:
             f"report has {len(data)} bytes; required: {REPORT_BYTES}",
             hint="is this a container around a report (a vTPM blob, an extended report)? it must be unwrapped first",
         )
-    (
-        version,
-        guest_svn,
-        policy,
-        family_id,
-        image_id,
-        vmpl,
-        algorithm,
-        current_tcb,
-        platform_info,
-        signer_info,
-        reserved_04c,
-        report_data,
-        measurement,
-        host_data,
-        id_key_digest,
-        author_key_digest,
-        report_id,
-        report_id_ma,
-        reported_tcb,
-        family,
-        model,
-        stepping,
-        reserved_18b,
-        chip_id,
-        committed_tcb,
-        current_firmware,
-        committed_firmware,
-        launch_tcb,
-        launch_mit_vector,
-        current_mit_vector,
-        reserved_208,
-    ) = _BODY.unpack_from(data)
+    raw: dict[str, Any] = dict(zip(_LAYOUT, _BODY.unpack_from(data), strict=True))
+    algorithm, version = raw["algorithm"], raw["version"]
     if algorithm != SIGNATURE_ALGO_P384_SHA384:
         raise FormatError(
             f"signature_algo is {algorithm}; required: {SIGNATURE_ALGO_P384_SHA384} (ecdsa p-384, sha-384)"
         )
-    _must_be_zero("0x4c", reserved_04c.to_bytes(4, "little"))
-    _must_be_zero("0x18b", reserved_18b)
-    _must_be_zero("0x208", reserved_208)
+    _must_be_zero("0x4c", raw["reserved_04c"])
+    _must_be_zero("0x18b", raw["reserved_18b"])
+    _must_be_zero("0x208", raw["reserved_208"])
     _must_be_zero("0x330", data[SIGNED_BYTES + 2 * _COORDINATE :])
     if version == 2:
-        _must_be_zero("0x188", bytes((family, model, stepping)))
+        _must_be_zero("0x188", raw["cpuid"])
+    signer_info = raw["signer_info"]
+    family, model, stepping = raw["cpuid"]
     return Report(
-        version=version,
-        guest_svn=guest_svn,
-        policy=GuestPolicy(int.from_bytes(policy, "little")),
-        family_id=family_id,
-        image_id=image_id,
-        vmpl=vmpl,
-        current_tcb=current_tcb,
-        platform_info=PlatformInfo(int.from_bytes(platform_info, "little")),
+        **{name: raw[name] for name in _PLAIN},
+        policy=GuestPolicy(raw["policy"]),
+        platform_info=PlatformInfo(raw["platform_info"]),
         author_key_en=bool(signer_info & 1),
         mask_chip_key=bool(signer_info & 2),
         signing_key=_signing_key(signer_info),
-        report_data=report_data,
-        measurement=measurement,
-        host_data=host_data,
-        id_key_digest=id_key_digest,
-        author_key_digest=author_key_digest,
-        report_id=report_id,
-        report_id_ma=report_id_ma,
-        reported_tcb=reported_tcb,
         cpuid=None if version == 2 else Cpuid(family=family, model=model, stepping=stepping),
-        chip_id=chip_id,
-        committed_tcb=committed_tcb,
-        current_firmware=_firmware(current_firmware, "0x1eb"),
-        committed_firmware=_firmware(committed_firmware, "0x1ef"),
-        launch_tcb=launch_tcb,
-        launch_mit_vector=launch_mit_vector,
-        current_mit_vector=current_mit_vector,
+        current_firmware=_firmware(raw["current_firmware"], "0x1eb"),
+        committed_firmware=_firmware(raw["committed_firmware"], "0x1ef"),
         signature_r=_coordinate("signature_r", data[SIGNED_BYTES:][:_COORDINATE]),
         signature_s=_coordinate("signature_s", data[SIGNED_BYTES + _COORDINATE :][:_COORDINATE]),
     )

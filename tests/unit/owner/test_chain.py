@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Certificates with the right signatures in the wrong role."""
 
+import base64
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256
@@ -100,6 +101,7 @@ def test_a_vlek_has_its_own_intermediate():
         ("certificate-profile", {"ark": {"key": small_key(), "signer": small_key()}, "ask": {"signer": small_key()}}),
         ("certificate-profile", {"ask": {"key": small_key()}, "leaf": {"signer": small_key()}}),
         ("certificate-profile", {"leaf": {"extensions": [CA]}}),
+        ("certificate-profile", {"leaf": {"extensions": [(CONSTRAINTS, False, CA[2])]}}),
         ("certificate-profile", {"leaf": {"extensions": [("1.2.3", True, b"x")]}}),
         ("certificate-profile", {"leaf": {"extensions": [(USAGE, True, x509.bits(b"\x04", 2))]}}),
         ("certificate-profile", {"leaf": {"key": leaf_key(ec.SECP256R1)}}),
@@ -131,6 +133,19 @@ def test_a_wrong_role_is_refused(code, changes):
 def test_a_malformed_key_usage_is_a_format_error(usage):
     with pytest.raises(FormatError):
         chain(ask={"extensions": [CA, (USAGE, True, usage)]})
+
+
+def test_a_bag_is_bounded_by_certificates_and_not_by_files():
+    def pem(der):
+        return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+
+    blobs = [
+        pem(certificate(f"ARK-{one}", keys().ark, "x", keys().ark)) + pem(certificate("x", keys().ask, "y", keys().ask))
+        for one in range(9)
+    ]
+    with pytest.raises(FormatError) as refusal:
+        build_chain(blobs, SigningKey.VCEK, SimulatedRoot(b"\1" * 32))
+    assert "18 certificates" in refusal.value.message
 
 
 def test_a_root_that_may_not_sign_lists_cannot_revoke():

@@ -368,6 +368,12 @@ def test_a_cache_is_bounded(genoa):
     verify_report(*case.arguments(), cache=cache)
     root = SimulatedRoot(genoa.root_fingerprint)
     chain = cache.get(case.certificates, SigningKey.VCEK, root)
+    for number in range(63):
+        cache.put((bytes((number,)),), SigningKey.VCEK, root, chain)
+    assert cache.get(case.certificates, SigningKey.VCEK, root) is chain  # used, so it stays longest
+    cache.put((b"one more",), SigningKey.VCEK, root, chain)
+    assert cache.get((b"\0",), SigningKey.VCEK, root) is None
+    assert cache.get(case.certificates, SigningKey.VCEK, root) is chain
     for number in range(64):
         cache.put((bytes((number,)),), SigningKey.VCEK, root, chain)
     assert cache.get(case.certificates, SigningKey.VCEK, root) is None
