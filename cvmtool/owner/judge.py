@@ -28,7 +28,7 @@ _NO_MIGRATION_AGENT = b"\xff" * 32
 
 
 def judge(authentic: AuthenticReport, policy: Policy, *, host_data: bytes | None = None) -> tuple[Check, ...]:
-    """Return every check that `policy` asks for, passed or not; with `host_data` (32 bytes) that it is the job's, too."""
+    """Return every check that `policy` asks for, passed or not; with `host_data` (32 bytes) also that it is this."""
     report = authentic.report
     return (
         *_origin(authentic, policy),
