@@ -117,6 +117,7 @@ class TerminalReporter:
         self.console = error_console()
         self._out = Console(highlight=False, markup=False, soft_wrap=True)
         self._status: Any = None
+        self._noticed: set[str] = set()
         self._lines = {1: "", 2: ""}
 
     def banner(self) -> None:
@@ -163,7 +164,10 @@ class TerminalReporter:
             self._status.update(f"{self._text}: {done >> 20} of {total >> 20} MiB")
 
     def notice(self, text: str) -> None:
-        """Print a notice."""
+        """Print a notice, once."""
+        if text in self._noticed:
+            return
+        self._noticed.add(text)
         self.console.print(f"[yellow]![/] {_escape(printable(text))}")
 
     def verdict(self, guest: VerifiedGuest) -> None:

@@ -20,14 +20,14 @@ from cvmtool.config import Settings, private_dir
 from cvmtool.data.pack import TreeSource, make_pack
 from cvmtool.dryrun.amd import FakeAmd
 from cvmtool.dryrun.faults import REFUSALS, Fault
-from cvmtool.errors import AppraisalError, CvmError
+from cvmtool.errors import AppraisalError, CvmError, FreshnessError
 from cvmtool.flows.attach import Challenge, StageOf, attach
 from cvmtool.flows.hostile import HostileHost, Interpose, Tamper, between, flip_byte, retable
 from cvmtool.flows.machine import Connect, Machine, connect, start_machine
 from cvmtool.flows.packs import SealedPack
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.flows.train import BOOT_SECONDS, dry_run_policy, load_keys, release_keys
-from cvmtool.formats.channel import answer_to, ready_line
+from cvmtool.formats.channel import OPEN_LINE, answer_to, ready_line
 from cvmtool.formats.control import Op
 from cvmtool.formats.evidence import Evidence
 from cvmtool.formats.job import Container, JobManifest, Limits, Network, Output, OutputKind, Resources
@@ -126,6 +126,24 @@ def _other_keys(heard: bytes) -> bytes:
     return heard[:start] + ready_line(nonce, forged) + heard[behind:]
 
 
+def _relay() -> Interpose:
+    """Ask the guest with a challenge of the host's own, and show the owner what it answered."""
+    ours = secrets.token_hex(32).encode("ascii")
+    owners: list[bytes] = []
+
+    def challenge(said: bytes) -> bytes:
+        found = OPEN_LINE.search(said)
+        if found is None:
+            return b""
+        owners[:] = [found[1]]
+        return said.replace(found[1], ours)
+
+    def answer(said: bytes) -> bytes:
+        return said.replace(ours, owners[0]) if owners else said
+
+    return between(answer=answer, challenge=challenge)
+
+
 HOSTILE: tuple[Drill, ...] = (
     Drill(
         name="changed-kernel",
@@ -158,8 +176,7 @@ HOSTILE: tuple[Drill, ...] = (
     Drill(
         name="empty-hash-table",
         attack="the host hands the firmware an empty hash table",
-        exit_code=6,
-        code="boot-hash-table",
+        exit_code=4,
         tamper=_no_table,
     ),
     Drill(
@@ -186,7 +203,7 @@ HOSTILE: tuple[Drill, ...] = (
         name="flipped-pack-block",
         attack="the host flips one bit of the encrypted input",
         exit_code=5,
-        tamper=_flip_disk("pack", (16 << 20) + 5000),
+        tamper=_flip_disk("pack", (16 << 20) + 40),
     ),
     Drill(
         name="replaced-luks-header",
@@ -198,7 +215,13 @@ HOSTILE: tuple[Drill, ...] = (
         name="man-in-the-middle",
         attack="somebody on the wire shows the guest's report with keys of their own",
         exit_code=7,
-        interpose=between(_other_keys),
+        interpose=between(answer=_other_keys),
+    ),
+    Drill(
+        name="relayed-evidence",
+        attack="the host asks the guest with a nonce of its own and shows the owner that answer",
+        exit_code=7,
+        interpose=_relay(),
     ),
     Drill(
         name="simulated-as-real",
@@ -228,7 +251,7 @@ def all_drills() -> tuple[Drill, ...]:
 
 
 def _guest_exit(fault: Fault) -> int:
-    return 7 if fault is Fault.WRONG_HOST_DATA else 8
+    return REFUSALS[fault].exit_code if fault is not Fault.WRONG_HOST_DATA else FreshnessError.exit_code
 
 
 def run_drills(

@@ -64,34 +64,28 @@ def retable(live: LiveDomain, cmdline: str | None = None) -> None:
     Path(live.hash_table).write_bytes(hashes.table())
 
 
-def between(rewrite: Callable[[bytes], bytes]) -> Interpose:
-    """Sit on the agent port and rewrite what the guest says.
+Rewrite = Callable[[bytes], bytes]
+"""Gets everything said since the start whenever bytes arrive; returns what may be passed on of it, which only ever grows."""
 
-    `rewrite` gets everything since the start whenever bytes arrive and returns what may be passed on of it; it must only ever
-    grow.
-    """
+
+def between(*, answer: Rewrite, challenge: Rewrite = bytes) -> Interpose:
+    """Sit on the agent port; rewrite what the guest answers and what the owner asks."""
 
     def interpose(port: socket.socket) -> socket.socket:
         ours, owners = socket.socketpair()
-
-        def guest_to_owner() -> None:
-            heard, told = b"", 0
-            with suppress(OSError):
-                while data := port.recv(65_536):
-                    heard += data
-                    answer = rewrite(heard)
-                    ours.sendall(answer[told:])
-                    told = len(answer)
-            ours.close()
-
-        def owner_to_guest() -> None:
-            with suppress(OSError):
-                while data := ours.recv(65_536):
-                    port.sendall(data)
-            port.close()
-
-        for target in (guest_to_owner, owner_to_guest):
-            threading.Thread(target=target, daemon=True).start()
+        for source, target, rewrite in ((port, ours, answer), (ours, port, challenge)):
+            threading.Thread(target=_pass_on, args=(source, target, rewrite), daemon=True).start()
         return owners
 
     return interpose
+
+
+def _pass_on(source: socket.socket, target: socket.socket, rewrite: Rewrite) -> None:
+    heard, told = b"", 0
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            heard += data
+            said = rewrite(heard)
+            target.sendall(said[told:])
+            told = len(said)
+    target.close()

@@ -36,6 +36,8 @@ class Outcome:
     """What the guest says about the end of a job."""
 
     exit_code: int
+    cause: str
+    """exited, timeout, memory or runtime."""
     outputs: tuple[tuple[str, int, str], ...]
     """(name, size, sha256), all of them declared in the manifest and within its caps."""
     refused: tuple[tuple[str, str], ...]
@@ -72,6 +74,7 @@ def read_outcome(answer: dict[str, Any], manifest: JobManifest) -> Outcome:
     parse_hex(log.get("sha256"), 32, what="results.log.sha256")
     return Outcome(
         exit_code=natural(answer, "exit_code", what=what, most=255),
+        cause=typed(answer, "cause", str, what=what)[:32],
         outputs=tuple(outputs),
         refused=tuple(refused),
         log_size=natural(log, "size", what="results.log"),

@@ -9,6 +9,7 @@ the owner expects: a host that swaps an artefact is found out by the same compar
 from __future__ import annotations
 
 import hashlib
+import secrets
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from cvmtool.dryrun.psp import LaunchFacts, SimulatedPsp
 from cvmtool.errors import HostError
 from cvmtool.flows.machine import Machine
 from cvmtool.formats.channel import PSP_PORT
+from cvmtool.formats.reportmsg import ReportRequest
 from cvmtool.formats.wire import parse_hex
 from cvmtool.host.domain import LiveDomain
 
@@ -57,6 +59,9 @@ def secure_processor(machine: Machine, amd: FakeAmd, *, fault: Fault = Fault.NON
         HostError: the machine does not run, or its port cannot be opened.
     """
     psp = SimulatedPsp(amd, launch_facts(machine.hypervisor.live(machine.name)), fault)
+    if fault is Fault.REPLAYED_REPORT:
+        # A replay needs an earlier report: one over a challenge that nobody sent.
+        psp.report(ReportRequest(report_data=secrets.token_bytes(64)))
     port = machine.hypervisor.open_port(machine.name, PSP_PORT)
     thread = threading.Thread(target=psp.serve, args=(port,), name="simulated-psp", daemon=True)
     thread.start()

@@ -61,6 +61,11 @@ from cvmtool.owner.policyfile import encode_policy
 from cvmtool.owner.receipts import verify_receipt
 from cvmtool.owner.seal import seal
 
+_CAUSES = {
+    "timeout": " (limits.time was reached)",
+    "memory": " (limits.memory was reached)",
+    "runtime": " (it could not be started)",
+}
 BOOT_SECONDS = 300.0  # a busy machine under emulation; a refusal by the firmware is noticed much sooner
 
 
@@ -262,7 +267,7 @@ def _run(
             _follow(attached, job, timed.reporter)
         with timed.stage(Stage.RESULTS, "fetching results"):
             _await_outputs(channel)
-            outcome = read_outcome(channel.request(Op.RESULTS), manifest)
+            outcome = _results(channel, manifest)
             _check_log(job, outcome)
             folder = results or Path("results") / job.record.id
             outputs = fetch_outputs(channel, outcome, folder, timed.reporter)
@@ -297,13 +302,25 @@ def release_keys(attached: Attached, keys: OwnerKeys, manifest: JobManifest) -> 
     try:
         attached.channel.request(Op.RELEASE, sealed=to_base64(sealed))
     except GuestError as error:
-        if error.error in (ControlError.PACK_INTEGRITY, ControlError.PACK_HEADER):
-            raise VerificationError(
-                f"pack {error.pack}: {error.error}: its blocks are not those that the job manifest pins",
-                detail=error.detail,
-                hint="the host changed a disk, or its copy is damaged; the guest did not open it",
-            ) from error
-        raise
+        raise _pack_changed(error) or error from error
+
+
+def _pack_changed(error: GuestError) -> VerificationError | None:
+    """Return the owner's verdict if what the guest met is a disk that the host changed."""
+    if error.error not in (ControlError.PACK_INTEGRITY, ControlError.PACK_HEADER):
+        return None
+    return VerificationError(
+        f"pack {error.pack or 'unknown'}: {error.error}: its blocks are not those that the job manifest pins",
+        detail=error.detail,
+        hint="the host changed a disk, or its copy is damaged; nothing was made of it",
+    )
+
+
+def _results(channel: AgentChannel, manifest: JobManifest) -> Outcome:
+    try:
+        return read_outcome(channel.request(Op.RESULTS), manifest)
+    except GuestError as error:
+        raise _pack_changed(error) or error from error
 
 
 def _follow(attached: Attached, job: JobDir, reporter: Reporter) -> None:
@@ -342,7 +359,7 @@ def _check_receipt(subjects: Sequence[object], outcome: Outcome) -> None:
 
 def _container_failed(outcome: Outcome, job: JobDir) -> JobError:
     error = JobError(
-        f"the container ended with exit code {outcome.exit_code}; 0 is required",
+        f"the container ended with exit code {outcome.exit_code}{_CAUSES.get(outcome.cause, '')}; 0 is required",
         hint=f"its output: cvmtool jobs logs {job.record.id}",
     )
     job.record.exit_code = outcome.exit_code

@@ -29,6 +29,7 @@ class Refusal(StrEnum):
     """Why a guest does not open a session."""
 
     HOST_DATA = "host-data"  # OPEN names another owner or job than the launch committed to
+    BAD_REPORT = "bad-report"  # it was shown a report over another challenge than this one
     NO_REPORT = "no-report"  # the guest could not get an attestation report
     BUSY = "busy"  # another OPEN is being answered
 

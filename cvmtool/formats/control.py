@@ -93,18 +93,20 @@ class LogReader:
         Raises:
             FormatError: an unknown stream, or a record over the limit.
         """
-        self._buffer += data
+        buffer = self._buffer + data
         records = []
-        while len(self._buffer) >= LOG_HEADER.size:
-            stream, microseconds, size = LOG_HEADER.unpack_from(self._buffer)
+        at = 0  # a cut for each record would copy what follows it each time
+        while len(buffer) - at >= LOG_HEADER.size:
+            stream, microseconds, size = LOG_HEADER.unpack_from(buffer, at)
             if size > self._limit or stream > Stream.STDERR:
                 raise FormatError(
                     f"log record of stream {stream} claims {size} bytes; at most {self._limit} are allowed"
                 )
-            end = LOG_HEADER.size + size
-            if len(self._buffer) < end:
+            end = at + LOG_HEADER.size + size
+            if len(buffer) < end:
                 break
-            record = self._buffer[LOG_HEADER.size : end]
+            record = buffer[at + LOG_HEADER.size : end]
             records.append(LogRecord(stream=Stream(stream), microseconds=microseconds, data=record))
-            self._buffer = self._buffer[end:]
+            at = end
+        self._buffer = buffer[at:]
         return records

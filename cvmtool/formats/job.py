@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -32,6 +33,7 @@ MAX_ARGUMENTS = 1_024
 MAX_OUTPUTS = 256
 MAX_PACKS = 16  # disks
 OUTPUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,7}")
+RECEIPT_NAME = "receipt.json"  # stands beside the outputs, so none may have its name
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
@@ -191,6 +193,7 @@ def parse_job_manifest(data: bytes) -> JobManifest:
     _distinct([pack.name for pack in packs], "manifest.packs")
     _distinct([pack.root_hash for pack in packs], "manifest.packs")
     _distinct([output.name for output in outputs], "manifest.outputs")
+    refuse_clash([output.name for output in outputs], what="manifest.outputs")
     try:
         network = Network(typed(value, "network", str, what=what))
     except ValueError as error:
@@ -206,6 +209,23 @@ def parse_job_manifest(data: bytes) -> JobManifest:
         limits=_parse_limits(typed(value, "limits", dict, what=what)),
         network=network,
     )
+
+
+def refuse_clash(names: Sequence[str], *, what: str) -> None:
+    """Check that outputs of these names can lie in one directory, with the receipt beside them.
+
+    Raises:
+        FormatError: one has the receipt's name, or is the directory of another.
+    """
+    taken = {*names, RECEIPT_NAME}
+    for name in names:
+        if name == RECEIPT_NAME:
+            raise FormatError(f"{what} names {name!r}; that is the receipt's name")
+        folder = name.rpartition("/")[0]
+        while folder:
+            if folder in taken:
+                raise FormatError(f"{what} names {name!r} below {folder!r}, which is a file")
+            folder = folder.rpartition("/")[0]
 
 
 def _parse_container(value: JsonObject) -> Container:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from cvmtool.errors import FormatError
-from cvmtool.formats.wire import JsonObject, members, natural, parse_hex, typed
+from cvmtool.formats.wire import JsonObject, members, natural, parse_base64, parse_hex, typed
 
 BLOCK = 4096  # bytes, of dm-verity and of a LUKS sector
 HEADER_SIZE = 16 << 20  # bytes, the LUKS2 header area
@@ -83,7 +83,7 @@ def parse_pack_descriptor(value: JsonObject) -> PackDescriptor:
     if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", uuid):
         raise FormatError(f"pack.luks_uuid is {uuid[:48]!r}; a lower-case UUID is required")
     digest = typed(value, "volume_key_digest", str, what=what)
-    if not re.fullmatch(r"[A-Za-z0-9+/]{43}=", digest):
+    if len(parse_base64(digest, what="pack.volume_key_digest", limit=32)) != 32:
         raise FormatError(f"pack.volume_key_digest is {digest[:48]!r}; base64 of 32 bytes is required")
     data_blocks = natural(value, "data_blocks", what=what, most=1 << 40, least=HEADER_SIZE // BLOCK + 1)
     hash_offset = natural(value, "hash_offset", what=what, most=1 << 52)

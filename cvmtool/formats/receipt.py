@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.evidence import MAX_EVIDENCE, Evidence, parse_evidence
+from cvmtool.formats.job import OUTPUT_NAME
 from cvmtool.formats.wire import (
     JsonObject,
     canonical_json,
@@ -197,6 +198,8 @@ def _parse_subjects(subjects: list[object], sizes: JsonObject) -> tuple[OutputDi
             raise FormatError(f"statement.subject holds a {type(item).__name__}; an object is required")
         members(item, what="statement.subject", required={"name", "digest"})
         name = typed(item, "name", str, what="statement.subject")
+        if not OUTPUT_NAME.fullmatch(name):
+            raise FormatError(f"statement.subject.name is {name[:64]!r}; a relative path of plain names is required")
         digest = typed(item, "digest", dict, what="statement.subject")
         members(digest, what="statement.subject.digest", required={"sha256"})
         parse_hex(digest["sha256"], 32, what="statement.subject.digest.sha256")

@@ -8,6 +8,7 @@ Spec: docs/protocol.md section 6.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from cvmtool.errors import FormatError
@@ -16,6 +17,7 @@ from cvmtool.formats.wire import canonical_json, lp, members, parse_canonical_js
 
 MAX_SECRETS = 65_536  # bytes, sealed or not
 _SCHEMA = "cvmtool/secrets/v1"
+_PASSPHRASE = re.compile(f"[0-9a-f]{{{2 * PASSPHRASE_SIZE}}}")
 _RELEASE = b"cvmtool/v1/release"
 
 
@@ -46,12 +48,10 @@ def parse_secrets(data: bytes) -> Secrets:
     packs = {}
     for root, key in typed(value, "packs", dict, what="secrets").items():
         parse_hex(root, 32, what="secrets.packs key")
-        if not isinstance(key, str) or len(key) != 2 * PASSPHRASE_SIZE:
-            raise FormatError(f"secrets.packs value is not {2 * PASSPHRASE_SIZE} hex digits")
-        try:
-            packs[root] = bytes.fromhex(key)
-        except ValueError:
-            raise FormatError("secrets.packs value is not hex") from None
+        # Not parse_hex, whose message would repeat the value; not bytes.fromhex alone, which passes over spaces.
+        if not isinstance(key, str) or not _PASSPHRASE.fullmatch(key):
+            raise FormatError(f"secrets.packs value is not {2 * PASSPHRASE_SIZE} lower-case hex digits")
+        packs[root] = bytes.fromhex(key)
     return Secrets(packs=packs)
 
 

@@ -60,11 +60,11 @@ def canonical_json(value: JsonObject) -> bytes:
     Raises:
         FormatError: the value holds something that has no canonical form.
     """
-    _refuse_floats(value, "document")
     try:
+        _refuse_floats(value, "document")
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8")
-    except (TypeError, ValueError, UnicodeEncodeError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"document has no canonical form: {error}") from error
 
 
@@ -89,12 +89,16 @@ def parse_json(data: bytes, *, what: str, limit: int) -> JsonObject:
     if len(data) > limit:
         raise FormatError(f"{what} has {len(data)} bytes; at most {limit} are allowed")
     try:
+        text = data.decode("utf-8")
         value = json.loads(
-            data.decode("utf-8"),
+            text,
             object_pairs_hook=_unique,
             parse_float=_no_float,
             parse_constant=_no_float,
         )
+        # An escape can name half a surrogate pair, which no UTF-8 can carry on.
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise FormatError(f"{what} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
@@ -193,7 +197,7 @@ def read_frame(read_exactly: Callable[[int], bytes]) -> Frame:
     """Read one frame through `read_exactly(n)`, which returns n bytes or raises.
 
     Raises:
-        FormatError: an unknown kind or a length over `MAX_FRAME`.
+        FormatError: an unknown kind, a length over `MAX_FRAME`, or an end that carries something.
     """
     header = read_exactly(FRAME_HEADER)
     size = int.from_bytes(header[1:], "big")
@@ -203,6 +207,8 @@ def read_frame(read_exactly: Callable[[int], bytes]) -> Frame:
         raise FormatError(f"frame kind is {header[:1]!r}; J, D or E is required") from error
     if size > MAX_FRAME:
         raise FormatError(f"frame claims {size} bytes; at most {MAX_FRAME} are allowed")
+    if kind is Kind.END and size:
+        raise FormatError(f"frame of kind {Kind.END.value!r} claims {size} bytes; 0 are required")
     return Frame(kind, read_exactly(size) if size else b"")
 
 

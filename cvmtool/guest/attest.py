@@ -12,7 +12,7 @@ import hmac
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvmtool.errors import HostError
+from cvmtool.errors import FreshnessError, HostError
 from cvmtool.formats.channel import Open, Refusal, ready_line, refused_line
 from cvmtool.formats.evidence import Evidence, host_data, report_data
 from cvmtool.guest import device
@@ -61,6 +61,8 @@ class Attestor:
         )
         try:
             raw = device.get_report(bound, self._paths)  # (2)
+        except FreshnessError:
+            return Answer(line=refused_line(challenge.nonce, Refusal.BAD_REPORT), ready=False)
         except HostError:
             return Answer(line=refused_line(challenge.nonce, Refusal.NO_REPORT), ready=False)
         if not hmac.compare_digest(raw.host_data, expected):  # (3)

@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvmtool.errors import FormatError, HostError
+from cvmtool.errors import FormatError, FreshnessError, HostError
 from cvmtool.formats.channel import PSP_PORT
 from cvmtool.formats.evidence import MAX_CERT_TABLE, REPORT_SIZE
 from cvmtool.formats.reportmsg import REPORT_DATA_BYTES, STATUS_SUCCESS, ReportRequest, parse_response
@@ -33,6 +33,7 @@ DRYRUN_WORD = "cvmtool.dryrun=1"
 _REPORT_DATA = slice(0x50, 0x90)
 _HOST_DATA = slice(0xC0, 0xE0)
 
+_OTHER = "the report is over other REPORT_DATA"
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.5  # the secure processor throttles: VMM error "busy"
 
@@ -99,6 +100,7 @@ def get_report(report_data: bytes, paths: Paths) -> RawReport:
     """Return a report over `report_data` (64 bytes), at VMPL 0.
 
     Raises:
+        FreshnessError: all attempts gave reports over other REPORT_DATA.
         HostError: there is no way to get one, or all attempts failed.
     """
     if len(report_data) != REPORT_DATA_BYTES:
@@ -124,7 +126,9 @@ def get_report(report_data: bytes, paths: Paths) -> RawReport:
             continue
         if hmac.compare_digest(raw.report_data, report_data):
             return raw
-        trouble = "the report is over other REPORT_DATA"
+        trouble = _OTHER
+    if trouble == _OTHER:
+        raise FreshnessError(f"no report over this REPORT_DATA after {_ATTEMPTS} attempts")
     raise HostError(f"no attestation report after {_ATTEMPTS} attempts", detail=trouble)
 
 

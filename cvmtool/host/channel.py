@@ -27,6 +27,7 @@ from cvmtool.formats.evidence import Evidence
 from cvmtool.formats.wire import MAX_FRAME, JsonObject, Kind, json_frame, parse_canonical_json, read_frame
 
 _ED25519 = "ssh-ed25519"
+_LAST_WORD_SECONDS = 10.0
 _SSH_SECONDS = 60.0  # for a handshake with an emulated, busy guest
 
 # paramiko logs every failed handshake at ERROR, to standard error when nothing else is configured; we raise instead.
@@ -165,7 +166,7 @@ class AgentChannel:
             except OSError as error:
                 raise HostError("the machine closed the agent port") from error
             if not data:
-                alive()
+                _await_reason(alive)
                 raise HostError("the machine closed the agent port before it answered")
             seen += data
             answer = answer_to(seen, nonce)
@@ -299,11 +300,24 @@ class _Connection:
         return data
 
 
+def _await_reason(alive: Callable[[], None]) -> None:
+    """Give the host time to say why the machine is gone: its port closes a moment before its state changes."""
+    end = time.monotonic() + _LAST_WORD_SECONDS
+    while time.monotonic() < end:
+        alive()
+        time.sleep(0.2)
+
+
 def _refused(refusal: Refusal) -> Exception:
     if refusal is Refusal.HOST_DATA:
         return FreshnessError(
             "HOST_DATA of the launch commits to another owner or another job; the guest does not talk to us",
             hint="the machine was started with another job manifest than this one; start it again",
+        )
+    if refusal is Refusal.BAD_REPORT:
+        return FreshnessError(
+            "the guest was handed a report over another challenge than ours",
+            hint="the host replays reports; nothing was released to it",
         )
     if refusal is Refusal.NO_REPORT:
         return HostError(
