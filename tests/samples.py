@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""A pack, a job and a job file that hold in every detail, for tests that then change one."""
+
+import hashlib
+from dataclasses import replace
+
+from cvmtool.formats.job import Container, JobManifest, Limits, Network, Output, OutputKind, Resources
+from cvmtool.formats.pack import PackDescriptor, Role
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+def pack(name: str, role: Role = Role.INPUT, **changes) -> PackDescriptor:
+    blocks = 5000
+    base = PackDescriptor(
+        name=name,
+        role=role,
+        root_hash=hashlib.sha256(name.encode()).hexdigest(),
+        salt="5a" * 32,
+        data_blocks=blocks,
+        hash_offset=blocks * 4096,
+        size=blocks * 4096 + 45 * 4096,
+        luks_uuid="01234567-89ab-cdef-0123-456789abcdef",
+        volume_key_digest="A" * 43 + "=",
+        header_sha256="cd" * 32,
+    )
+    return replace(base, **changes)
+
+
+def manifest(**changes) -> JobManifest:
+    base = JobManifest(
+        name="digits",
+        salt="11" * 32,
+        owner_key="22" * 32,
+        container=Container(
+            oci_digest=DIGEST, args=("python3", "train.py"), env=(("A", "1"), ("B", "é\n")), workdir="/app"
+        ),
+        packs=(pack("container", Role.CONTAINER), pack("data"), pack("model")),
+        outputs=(
+            Output(name="model.safetensors", kind=OutputKind.SAFETENSORS, max_bytes=1 << 20),
+            Output(name="logs/metrics.json", kind=OutputKind.JSON, max_bytes=4096),
+        ),
+        resources=Resources(vcpus=2, memory_mib=1024, cpu="EPYC-Genoa"),
+        limits=Limits(memory_mib=800, pids=64, scratch_mib=64, outputs_mib=64, log_mib=16, seconds=600),
+        network=Network.NONE,
+    )
+    return replace(base, **changes)
+
+
+JOB_YAML = f"""
+name: digits
+container:
+  image: oci-archive:container.oci.tar
+  digest: {DIGEST}
+command: [python3, train.py, --epochs, "3"]
+env: {{THREADS: "1"}}
+inputs: {{data: inputs/data}}
+outputs:
+  model.safetensors: {{kind: safetensors, max: 1MiB}}
+resources: {{vcpus: 2, memory: 1GiB, cpu: EPYC-Genoa}}
+limits: {{time: 10m}}
+"""
