@@ -1,0 +1,182 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Running a container with a shell in crun's place; crun itself is proven in a booted guest."""
+
+import dataclasses
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cvmtool.formats.control import LogReader, Stream
+from cvmtool.guest import container, programs
+from cvmtool.guest.container import Cause, Cgroup, Rooms, run_container, stop_container
+from cvmtool.guest.log import LogBook
+from cvmtool.guest.programs import Ended
+from tests.unit.guest import samples
+
+
+class Machine:
+    """A cgroup hierarchy of plain files, mounts that only get recorded, and `script` for what crun would start."""
+
+    def __init__(self, root):
+        self.rooms = Rooms(work=root / "work", cgroups=root / "cgroups", seccomp=root / "seccomp.json")
+        self.cgroup = root / "cgroups/job"
+        for directory in (self.rooms.work, self.cgroup):
+            directory.mkdir(parents=True)
+        self.rooms.seccomp.write_text('{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": []}')
+        (self.cgroup / "cgroup.events").write_text("populated 0\nfrozen 0\n")
+        (self.cgroup / "memory.events").write_text("low 0\noom 0\noom_kill 0\n")
+        self.log = LogBook(root / "log", limit=1 << 20)
+        self.script = "true"
+        self.mounts, self.argv, self.process = [], None, None
+        self.mount_code = 0
+
+    def run(self, *argv, **_):
+        self.mounts.append(argv)
+        return Ended(code=self.mount_code, output="", complaint="no")
+
+    def capture(self, *argv):
+        self.argv = argv
+        self.process = programs.capture("sh", "-c", self.script)
+        threading.Thread(target=self.killer, daemon=True).start()
+        return self.process
+
+    def killer(self):
+        """What the kernel does on cgroup.kill."""
+        while self.process.returncode is None:
+            time.sleep(0.01)
+            if (self.cgroup / "cgroup.kill").exists():
+                self.process.kill()
+                return
+
+    def go(self, **limits):
+        manifest = samples.manifest(limits=dataclasses.replace(samples.manifest().limits, **limits))
+        packs = {pack.name: self.rooms.work / pack.name for pack in manifest.packs}
+        outcome = run_container(manifest, packs, self.log, self.rooms)
+        self.log.end()
+        return outcome
+
+    def records(self):
+        return LogReader().feed(b"".join(self.log.follow(0)))
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    machine = Machine(tmp_path)
+    monkeypatch.setattr(container, "run", machine.run)
+    monkeypatch.setattr(container, "capture", machine.capture)
+    return machine
+
+
+def test_exit_code_and_both_streams(machine):
+    machine.script = "echo out; echo err >&2; exit 3"
+    outcome = machine.go()
+    assert (outcome.exit_code, outcome.cause) == (3, Cause.EXITED)
+    assert outcome.started <= outcome.finished
+    found = {record.stream: record.data for record in machine.records()}
+    assert found == {Stream.STDOUT: b"out\n", Stream.STDERR: b"err\n"}
+
+
+def test_bundle_names_the_job_and_the_kernel_s_seccomp(machine):
+    machine.go()
+    (bundle,) = (word for word in machine.argv if word.startswith("--bundle="))
+    config = json.loads(Path(bundle.removeprefix("--bundle="), "config.json").read_bytes())
+    assert config["process"]["args"] == ["/bin/train", "--fast"]
+    assert config["linux"]["seccomp"]["architectures"] == ["SCMP_ARCH_X86_64"]
+    assert machine.argv[0] == "crun"
+
+
+def test_root_is_read_only_under_a_skeleton_of_mount_points(machine):
+    machine.go()
+    outputs, overlay, unmounted = machine.mounts
+    assert outputs[:3] == ("mount", "-t", "tmpfs")
+    assert "uid=65534" in outputs[4]
+    assert "size=16m" in outputs[4]
+    assert overlay[:3] == ("mount", "-t", "overlay")
+    options = overlay[4].split(",")
+    assert {"ro", "nosuid", "nodev"} <= set(options)
+    assert not any(option.startswith("upperdir") for option in options)
+    assert (machine.rooms.work / "skeleton/inputs/digits").is_dir()
+    assert unmounted == ("umount", str(machine.rooms.work / "root"))
+
+
+def test_limits_are_the_group_s(machine):
+    machine.go()
+    assert (machine.cgroup / "memory.max").read_text() == str(256 << 20)
+    assert (machine.cgroup / "memory.oom.group").read_text() == "1"
+    assert (machine.cgroup / "pids.max").read_text() == "72"
+
+
+@pytest.mark.parametrize("script", ["sleep 300", "exec >&- 2>&-; sleep 300"], ids=["talking", "silent"])
+def test_time_limit(machine, script):
+    machine.script = script
+    outcome = machine.go(seconds=0)
+    assert (outcome.exit_code, outcome.cause) == (124, Cause.TIMEOUT)
+    assert machine.process.returncode is not None
+
+
+def test_closed_streams_are_not_the_end(machine):
+    machine.script = "exec >&- 2>&-; sleep 0.2; exit 5"
+    assert machine.go().exit_code == 5
+
+
+def test_memory_limit(machine):
+    (machine.cgroup / "memory.events").write_text("oom 1\noom_kill 2\n")
+    machine.script = "exit 137"
+    outcome = machine.go()
+    assert (outcome.exit_code, outcome.cause) == (137, Cause.MEMORY)
+
+
+def test_whatever_is_left_is_killed(machine):
+    machine.go()
+    assert (machine.cgroup / "cgroup.kill").read_text() == "1"
+
+
+def test_processes_that_stay_are_a_failure(machine, monkeypatch):
+    monkeypatch.setattr(container, "_EMPTY_SECONDS", 0.0)
+    (machine.cgroup / "cgroup.events").write_text("populated 1\n")
+    outcome = machine.go()
+    assert (outcome.exit_code, outcome.cause) == (125, Cause.RUNTIME)
+
+
+def break_mount(machine):
+    machine.mount_code = 1
+
+
+def break_profile(machine):
+    machine.rooms.seccomp.write_text("{")
+
+
+def break_cgroups(machine):
+    for file in machine.cgroup.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize("break_it", [break_mount, break_profile, break_cgroups])
+def test_container_that_cannot_run_says_so_in_the_log(machine, break_it):
+    break_it(machine)
+    outcome = machine.go()
+    assert (outcome.exit_code, outcome.cause) == (125, Cause.RUNTIME)
+    (record,) = machine.records()
+    assert record.stream is Stream.STDERR
+    assert b"cvmtool:" in record.data
+
+
+def test_stopping_what_never_ran(tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "run", lambda *argv: Ended(code=0, output="", complaint=""))
+    stop_container(Rooms(work=tmp_path, cgroups=tmp_path / "none"))
+
+
+def test_group_without_the_key_is_an_error(tmp_path):
+    (tmp_path / "memory.events").write_text("oom 1\n")
+    with pytest.raises(OSError, match="oom_kill"):
+        _ = Cgroup(tmp_path).out_of_memory
+
+
+def test_child_sees_its_input_at_the_end(machine):
+    machine.script = "wc -c"
+    machine.go()
+    assert [record.data.split() for record in machine.records()] == [[b"0"]]

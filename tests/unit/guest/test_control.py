@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+import json
+import socket
+import threading
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cvmtool.formats.control import ControlError
+from cvmtool.formats.wire import MAX_FRAME, Frame, Kind, json_frame, read_frame, to_base64
+from cvmtool.guest.control import ControlService
+from cvmtool.guest.refusal import RefusedError
+
+
+class FakeJob:
+    def __init__(self):
+        self.did = []
+
+    def status(self):
+        return {"stage": "waiting", "exit_code": None}
+
+    def configure(self, data):
+        self.did.append(("configure", data))
+
+    def release(self, sealed):
+        raise RefusedError(ControlError.PACK_KEY, "wrong", pack="tools")
+
+    def run(self):
+        self.did.append(("run",))
+
+    def results(self):
+        raise RefusedError(ControlError.ORDER, "not yet")
+
+    def follow_log(self, offset):
+        return iter([b"one", b"two"][offset:])
+
+    def fetch(self, name, offset):
+        return iter([name.encode(), b"x" * MAX_FRAME])
+
+
+@pytest.fixture(scope="module")
+def job():
+    return FakeJob()
+
+
+@pytest.fixture(scope="module")
+def service(job):
+    off = threading.Event()
+    service = ControlService(job, off.set, address=("127.0.0.1", 0))
+    service.start()
+    service.off = off
+    return service
+
+
+def exchange(service, data):
+    """Send bytes; return the frames that come until the service closes."""
+    with socket.create_connection(service.address, timeout=20) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        file = connection.makefile("rb")
+        frames = []
+        while file.peek(1):
+            frames.append(read_frame(file.read))
+        return frames
+
+
+def ask(service, **request):
+    first, *rest = exchange(service, json_frame(request))
+    return json.loads(first.payload), rest
+
+
+def test_status(service):
+    assert ask(service, op="status") == ({"ok": True, "stage": "waiting", "exit_code": None}, [])
+
+
+def test_configure_decodes(service, job):
+    assert ask(service, op="configure", manifest=to_base64(b"{}"))[0] == {"ok": True}
+    assert job.did[-1] == ("configure", b"{}")
+
+
+def test_data_follows_and_ends(service):
+    answer, frames = ask(service, op="logs", offset=0)
+    assert answer == {"ok": True}
+    assert frames == [Frame(Kind.DATA, b"one"), Frame(Kind.DATA, b"two"), Frame(Kind.END, b"")]
+
+
+def test_offset_is_passed_on(service):
+    assert ask(service, op="logs", offset=1)[1] == [Frame(Kind.DATA, b"two"), Frame(Kind.END, b"")]
+
+
+def test_fetch(service):
+    _, frames = ask(service, op="fetch", name="m.json", offset=0)
+    assert [len(frame.payload) for frame in frames] == [6, MAX_FRAME, 0]
+
+
+def test_refusal_is_words_and_the_pack_s_name(service):
+    assert ask(service, op="release", sealed="")[0] == {
+        "ok": False,
+        "error": "pack-key",
+        "detail": "wrong",
+        "pack": "tools",
+    }
+    assert ask(service, op="results")[0] == {"ok": False, "error": "order", "detail": "not yet"}
+
+
+BAD = {
+    "unknown operation": json_frame({"op": "shell"}),
+    "no operation": json_frame({}),
+    "unknown key": json_frame({"op": "status", "x": 1}),
+    "missing key": json_frame({"op": "logs"}),
+    "negative offset": json_frame({"op": "logs", "offset": -1}),
+    "offset of another type": json_frame({"op": "logs", "offset": True}),
+    "name of another type": json_frame({"op": "fetch", "name": 1, "offset": 0}),
+    "not base64": json_frame({"op": "configure", "manifest": "*"}),
+    "list": b"J\0\0\0\2[]",
+    "not canonical": b'J\0\0\0\x10{"op" :"status"}',
+    "data frame": Frame(Kind.DATA, b"x").encode(),
+    "unknown frame": b"X\0\0\0\0",
+    "huge frame": b"J\xff\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("data", BAD.values(), ids=BAD)
+def test_what_is_no_request(service, data):
+    (frame,) = exchange(service, data)
+    answer = json.loads(frame.payload)
+    assert (answer["ok"], answer["error"]) == (False, "request")
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60))
+def test_any_bytes_get_an_answer_or_none(service, data):
+    try:
+        frames = exchange(service, data)
+    except OSError:
+        frames = []  # it closed before it had read everything
+    for frame in frames:
+        assert json.loads(frame.payload)["error"] == "request"
+    assert ask(service, op="status")[0]["ok"] is True
+
+
+def test_service_outlives_those_who_hang_up(service):
+    for _ in range(100):
+        socket.create_connection(service.address, timeout=20).close()
+    assert ask(service, op="status")[0]["ok"] is True
+
+
+def test_poweroff_answers_first(service):
+    assert not service.off.is_set()
+    with socket.create_connection(service.address, timeout=20) as connection:
+        connection.sendall(json_frame({"op": "poweroff"}))
+        assert json.loads(read_frame(connection.makefile("rb").read).payload) == {"ok": True}
+        assert not service.off.is_set()
+    assert service.off.wait(20)

@@ -1,0 +1,311 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""The job's order and its secrets, with a machine that only pretends to have disks and containers."""
+
+import dataclasses
+import hashlib
+import json
+import threading
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+from cvmtool.formats.channel import Open
+from cvmtool.formats.control import ControlError, Stage, Stream
+from cvmtool.formats.evidence import Evidence, host_data, report_data
+from cvmtool.formats.receipt import pae, parse_envelope, parse_statement
+from cvmtool.formats.release import Secrets, release_info
+from cvmtool.formats.wire import canonical_json
+from cvmtool.guest.attest import Attested
+from cvmtool.guest.console import Console
+from cvmtool.guest.container import Cause, Outcome, Rooms
+from cvmtool.guest.job import Hands, Job
+from cvmtool.guest.keys import BootKeys
+from cvmtool.guest.refusal import RefusedError
+from cvmtool.guest.unlock import Damage, Places
+from tests.unit.guest import samples
+
+MANIFEST = samples.manifest()
+DATA = MANIFEST.encode()
+KEYS = BootKeys()
+PASSPHRASES = {pack.root_hash: bytes([index]) * 32 for index, pack in enumerate(MANIFEST.packs)}
+
+
+def attested(*, nonce=b"n" * 32, data=DATA):
+    owner = bytes.fromhex(MANIFEST.owner_key)
+    sha256 = hashlib.sha256(data).digest()
+    launched = host_data(owner_key=owner, manifest_sha256=sha256)
+    keys = {"ssh_host_key": KEYS.ssh_host_key, "hpke_key": KEYS.hpke_key, "receipt_key": KEYS.receipt_key}
+    bound = report_data(nonce=nonce, host_data=launched, **keys)
+    return Attested(
+        challenge=Open(nonce=nonce, owner_key=owner, manifest_sha256=sha256),
+        evidence=Evidence(report=samples.report(bound, launched), cert_table=b"", **keys),
+        report_data=bound,
+        host_data=launched,
+    )
+
+
+def seal(session, secrets=None, *, info=None, key=KEYS.hpke_key):
+    plain = Secrets(packs=PASSPHRASES).encode() if secrets is None else secrets
+    info = info or release_info(report_data=session.report_data, host_data=session.host_data)
+    suite = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+    return suite.encrypt(plain, X25519PublicKey.from_public_bytes(key), info=info)
+
+
+class Guest:
+    """A job on a pretended machine; `go` lets its container end."""
+
+    def __init__(self, root):
+        self.session = attested()
+        self.opened, self.did, self.damage, self.refusal = [], [], None, None
+        self.go, self.code = threading.Event(), 0
+        self.rooms = Rooms(work=root)
+        self.rooms.outputs.mkdir()
+        hands = Hands(
+            open_packs=self.open_packs,
+            close_packs=lambda manifest, places: self.did.append("close"),
+            find_damage=lambda manifest, places: self.damage,
+            run_container=self.run_container,
+            stop_container=lambda rooms: self.did.append("stop"),
+        )
+        self.console = root / "console"
+        self.console.touch()
+        self.said = []
+        console = Console(self.console)
+        say = console.say
+        console.say = lambda word: (self.said.append(word.value), say(word))
+        self.job = Job(
+            KEYS,
+            lambda: self.session,
+            console,
+            simulated=True,
+            places=Places(packs=root / "packs"),
+            rooms=self.rooms,
+            hands=hands,
+        )
+
+    def open_packs(self, manifest, passphrases, places):
+        if self.refusal:
+            raise self.refusal
+        self.opened.append({root: bytes(key) for root, key in passphrases.items()})
+        return {"tools": 5}
+
+    def run_container(self, manifest, packs, log, rooms):
+        self.did.append("run")
+        log.add(Stream.STDOUT, b"hello")
+        (rooms.outputs / "metrics.json").write_text("{}")
+        (rooms.outputs / "left").write_text("x")
+        self.go.wait(20)
+        return Outcome(
+            exit_code=self.code, cause=Cause.EXITED, started="2026-01-01T00:00:00Z", finished="2026-01-01T00:00:09Z"
+        )
+
+    def reach(self, stage):
+        steps = {
+            Stage.CONFIGURED: lambda: self.job.configure(DATA),
+            Stage.UNLOCKED: lambda: self.job.release(seal(self.session)),
+            Stage.RUNNING: self.job.run,
+            Stage.DONE: self.finish,
+        }
+        for reached, step in steps.items():
+            if stage is Stage.WAITING:
+                return
+            step()
+            if reached is stage:
+                return
+
+    def finish(self):
+        self.go.set()
+        while self.job.status()["stage"] != "done":
+            list(self.job.follow_log(0))
+
+
+@pytest.fixture
+def guest(tmp_path):
+    guest = Guest(tmp_path)
+    yield guest
+    guest.go.set()
+
+
+def refused(call, *arguments):
+    with pytest.raises(RefusedError) as caught:
+        call(*arguments)
+    return caught.value.error
+
+
+def test_the_whole_way(guest):
+    job = guest.job
+    assert job.status() == {"stage": "waiting", "exit_code": None}
+    job.configure(DATA)
+    assert job.release(seal(guest.session)) == {"tools": 5}
+    job.run()
+    assert job.status() == {"stage": "running", "exit_code": None}
+    guest.finish()
+    assert job.status() == {"stage": "done", "exit_code": 0}
+    results = job.results()
+    digest = hashlib.sha256(b"{}").hexdigest()
+    assert results["outputs"] == [{"name": "metrics.json", "kind": "json", "size": 2, "sha256": digest}]
+    assert results["refused"] == [{"name": "left", "reason": "not declared in the job"}]
+    assert results["cause"] == "exited"
+    assert b"".join(job.fetch("metrics.json", 0)) == b"{}"
+    assert guest.said == ["attested", "unlocked", "running", "done"]
+    canonical_json(results)
+
+
+ORDER = [
+    (Stage.WAITING, lambda job, sealed: job.release(sealed)),
+    (Stage.WAITING, lambda job, sealed: job.run()),
+    (Stage.WAITING, lambda job, sealed: job.follow_log(0)),
+    (Stage.CONFIGURED, lambda job, sealed: job.run()),
+    (Stage.UNLOCKED, lambda job, sealed: job.release(sealed)),
+    (Stage.UNLOCKED, lambda job, sealed: job.follow_log(0)),
+    (Stage.UNLOCKED, lambda job, sealed: job.results()),
+    (Stage.RUNNING, lambda job, sealed: job.release(sealed)),
+    (Stage.RUNNING, lambda job, sealed: job.results()),
+    (Stage.RUNNING, lambda job, sealed: job.fetch("metrics.json", 0)),
+    (Stage.DONE, lambda job, sealed: job.release(sealed)),
+]
+
+
+@pytest.mark.parametrize(("stage", "call"), ORDER)
+def test_order(guest, stage, call):
+    guest.reach(stage)
+    assert refused(call, guest.job, seal(guest.session)) is ControlError.ORDER
+    assert guest.job.status()["stage"] == stage.value
+
+
+def test_nothing_before_a_challenge_was_answered(guest):
+    guest.session = None
+    assert refused(guest.job.configure, DATA) is ControlError.ORDER
+
+
+def test_configure_and_run_may_be_repeated(guest):
+    guest.reach(Stage.RUNNING)
+    guest.job.configure(DATA)
+    guest.job.run()
+    guest.finish()
+    guest.job.run()
+    assert guest.did.count("run") == 1
+    assert guest.job.status()["stage"] == "done"
+
+
+def test_manifest_that_the_launch_does_not_commit_to(guest):
+    other = dataclasses.replace(MANIFEST, name="evil").encode()
+    assert refused(guest.job.configure, other) is ControlError.MANIFEST
+    assert guest.job.status()["stage"] == "waiting"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"{}", DATA + b"\n", dataclasses.replace(MANIFEST, owner_key="99" * 32).encode()],
+    ids=["no manifest", "not canonical", "another owner"],
+)
+def test_manifest_that_the_launch_commits_to_and_is_none(guest, data):
+    guest.session = attested(data=data)
+    assert refused(guest.job.configure, data) is ControlError.MANIFEST
+
+
+def test_passphrases_arrive_as_they_were_sealed(guest):
+    guest.reach(Stage.UNLOCKED)
+    assert guest.opened == [PASSPHRASES]
+
+
+OTHER = attested(nonce=b"o" * 32)
+SEALED = {
+    "to another session": lambda session: seal(OTHER),
+    "to another key": lambda session: seal(session, key=BootKeys().hpke_key),
+    "for another purpose": lambda session: seal(session, info=b"cvmtool/v1/other"),
+    "flipped": lambda session: seal(session)[:-1] + bytes([seal(session)[-1] ^ 1]),
+    "cut": lambda session: seal(session)[:40],
+    "empty": lambda session: b"",
+    "not secrets": lambda session: seal(session, b"{}"),
+    "short passphrase": lambda session: seal(
+        session, canonical_json({"schema": "cvmtool/secrets/v1", "packs": {"00" * 32: "00"}})
+    ),
+}
+
+
+@pytest.mark.parametrize("make", SEALED.values(), ids=SEALED)
+def test_secret_that_is_not_for_us(guest, make):
+    guest.reach(Stage.CONFIGURED)
+    assert refused(guest.job.release, make(guest.session)) is ControlError.SEALED
+    assert guest.opened == []
+    assert guest.job.status()["stage"] == "configured"
+
+
+def test_secret_of_an_earlier_session_is_stale(guest):
+    guest.reach(Stage.CONFIGURED)
+    sealed = seal(guest.session)
+    guest.session = OTHER
+    assert refused(guest.job.release, sealed) is ControlError.SEALED
+
+
+def test_no_refusal_repeats_a_passphrase(guest):
+    guest.reach(Stage.CONFIGURED)
+    secret = "5e" * 31 + "xy"
+    sealed = seal(guest.session, canonical_json({"schema": "cvmtool/secrets/v1", "packs": {"00" * 32: secret}}))
+    with pytest.raises(RefusedError) as caught:
+        guest.job.release(sealed)
+    assert secret[:8] not in f"{caught.value.message} {caught.value.detail}"
+
+
+def test_pack_that_does_not_open_can_be_tried_again(guest):
+    guest.reach(Stage.CONFIGURED)
+    guest.refusal = RefusedError(ControlError.PACK_KEY, "no", pack="tools")
+    assert refused(guest.job.release, seal(guest.session)) is ControlError.PACK_KEY
+    guest.refusal = None
+    guest.job.release(seal(guest.session))
+    assert guest.job.status()["stage"] == "unlocked"
+
+
+def test_receipt_says_what_happened_and_is_signed_with_the_attested_key(guest):
+    guest.code = 7
+    guest.reach(Stage.RUNNING)
+    released = guest.session
+    guest.session = OTHER  # the owner came back later, with another challenge
+    guest.finish()
+    results = guest.job.results()
+    envelope = parse_envelope(json.dumps(results["receipt"]).encode())
+    Ed25519PublicKey.from_public_bytes(KEYS.receipt_key).verify(envelope.signature, pae(envelope.payload))
+    assert envelope.keyid == hashlib.sha256(KEYS.receipt_key).hexdigest()
+    statement = parse_statement(envelope.payload)
+    assert (statement.nonce, statement.evidence) == (released.challenge.nonce, released.evidence)
+    assert statement.manifest_sha256 == hashlib.sha256(DATA).digest()
+    assert statement.owner_key.hex() == MANIFEST.owner_key
+    assert statement.inputs == tuple((pack.name, pack.root_hash) for pack in MANIFEST.packs)
+    assert [(item.name, item.sha256) for item in statement.outputs] == [
+        ("metrics.json", hashlib.sha256(b"{}").hexdigest())
+    ]
+    assert (statement.exit_code, statement.simulated) == (7, True)
+    assert (statement.log_size, statement.log_sha256) == (results["log"]["size"], results["log"]["sha256"])
+    log = b"".join(guest.job.follow_log(0))
+    assert hashlib.sha256(log).hexdigest() == statement.log_sha256
+    with pytest.raises(InvalidSignature):
+        Ed25519PublicKey.from_public_bytes(KEYS.receipt_key).verify(envelope.signature, pae(envelope.payload + b" "))
+
+
+@pytest.mark.parametrize("pack", ["tools", None])
+def test_damaged_pack_leaves_no_results(guest, pack):
+    guest.damage = Damage(pack=pack, detail="the host changed it")
+    guest.reach(Stage.DONE)
+    for call in (guest.job.results, lambda: guest.job.fetch("metrics.json", 0)):
+        with pytest.raises(RefusedError) as caught:
+            call()
+        assert (caught.value.error, caught.value.pack) == (ControlError.PACK_INTEGRITY, pack)
+
+
+@pytest.mark.parametrize(("name", "offset"), [("left", 0), ("../log", 0), ("metrics.json", 3)])
+def test_fetching_what_is_no_output(guest, name, offset):
+    guest.reach(Stage.DONE)
+    assert refused(guest.job.fetch, name, offset) is ControlError.OUTPUT
+
+
+def test_end_stops_the_container_before_its_packs_close(guest):
+    guest.job.forget()
+    assert guest.did == []
+    guest.reach(Stage.RUNNING)
+    guest.job.forget()
+    assert guest.did[-2:] == ["stop", "close"]

@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from cvmtool.formats.pack import Role
+from cvmtool.formats.wire import canonical_json
+from cvmtool.guest.oci import mount_points, render_config
+from tests.unit.guest import samples
+
+
+def render(**changes):
+    manifest = samples.manifest(**changes)
+    return render_config(
+        manifest,
+        root=Path("/run/root"),
+        inputs={pack.name: Path("/run/packs") / pack.name for pack in manifest.inputs},
+        outputs=Path("/run/outputs"),
+        seccomp={"defaultAction": "SCMP_ACT_ERRNO"},
+        cgroup="/job/container",
+    )
+
+
+def mounts(config):
+    return {mount["destination"]: mount for mount in config["mounts"]}
+
+
+def test_process_is_nobody_and_can_become_nobody_else():
+    process = render()["process"]
+    assert (process["user"]["uid"], process["user"]["gid"]) == (65_534, 65_534)
+    assert "additionalGids" not in process["user"]
+    assert set(process["capabilities"]) == {"bounding", "effective", "inheritable", "permitted", "ambient"}
+    assert not any(process["capabilities"].values())
+    assert process["noNewPrivileges"] is True
+    assert process["terminal"] is False
+    assert {"type": "RLIMIT_CORE", "hard": 0, "soft": 0} in process["rlimits"]
+
+
+def test_program_and_environment_are_the_manifest_s():
+    process = render()["process"]
+    assert process["args"] == ["/bin/train", "--fast"]
+    assert process["cwd"] == "/app"
+    assert "HOME=/scratch" in process["env"]
+    assert sum(item.startswith("HOME=") for item in process["env"]) == 1
+    assert any(item.startswith("PATH=") for item in process["env"])
+
+
+def test_namespaces_are_all_new_and_the_network_is_empty():
+    linux = render()["linux"]
+    assert {item["type"] for item in linux["namespaces"]} == {"pid", "ipc", "uts", "mount", "network", "cgroup"}
+    assert all(item.keys() == {"type"} for item in linux["namespaces"])  # a path would join an existing one
+
+
+def test_nothing_is_writable_but_memory_and_outputs():
+    config = render()
+    assert config["root"] == {"path": "/run/root", "readonly": True}
+    for path, mount in mounts(config).items():
+        assert "nosuid" in mount["options"], path
+        if path in {"/proc", "/outputs"} or mount["type"] == "tmpfs":
+            continue
+        assert "ro" in mount["options"], path
+    assert "/proc/sys" in config["linux"]["readonlyPaths"]
+    assert {"/proc/kcore", "/sys/firmware"} <= set(config["linux"]["maskedPaths"])
+
+
+def test_inputs_and_outputs():
+    found = mounts(render())
+    assert found["/inputs/digits"]["source"] == "/run/packs/digits"
+    assert {"bind", "ro", "nodev"} <= set(found["/inputs/digits"]["options"])
+    assert found["/outputs"]["source"] == "/run/outputs"
+    assert {"rw", "noexec", "nodev"} <= set(found["/outputs"]["options"])
+
+
+@pytest.mark.parametrize(("scratch", "tmp", "there"), [(0, 16, False), (8, 16, True), (99, 99, True)])
+def test_scratch(scratch, tmp, there):
+    found = mounts(render(limits=dataclasses.replace(samples.manifest().limits, scratch_mib=scratch)))
+    assert ("/scratch" in found) is there
+    assert f"size={tmp}m" in found["/tmp"]["options"]
+    if there:
+        assert {f"size={scratch}m", "uid=65534", "mode=700"} <= set(found["/scratch"]["options"])
+
+
+def test_limits():
+    linux = render()["linux"]
+    assert linux["resources"]["memory"] == {"limit": 256 << 20, "swap": 256 << 20}
+    assert linux["resources"]["pids"] == {"limit": 64}
+    assert linux["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
+    assert linux["cgroupsPath"] == "/job/container"
+    assert linux["seccomp"] == {"defaultAction": "SCMP_ACT_ERRNO"}
+
+
+def test_every_mount_has_a_point():
+    packs = (samples.pack(), samples.pack("a", Role.INPUT), samples.pack("b", Role.INPUT))
+    points = {f"/{point}" for point in mount_points(samples.manifest(packs=packs))}
+    assert {path for path in mounts(render(packs=packs)) if path != "/dev/shm"} <= points
+
+
+def test_config_is_json():
+    canonical_json(render())
