@@ -32,6 +32,12 @@ MAX_MANIFEST = 262_144  # bytes
 MAX_ARGUMENTS = 1_024
 MAX_OUTPUTS = 256
 MAX_PACKS = 16  # disks
+MAX_TEXT = 65_536  # characters of an argument or an environment value
+MAX_OUTPUT_BYTES = 1 << 40  # of one output
+MAX_MIB = 1 << 24  # of memory, scratch or outputs
+MAX_LOG_MIB = 1 << 16
+MAX_SECONDS = 1 << 31
+MIN_MEMORY_MIB = 256  # of a machine
 OUTPUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,7}")
 RECEIPT_NAME = "receipt.json"  # stands beside the outputs, so none may have its name
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -259,7 +265,9 @@ def _parse_output(value: JsonObject) -> Output:
     except ValueError as error:
         kinds = ", ".join(OutputKind)
         raise FormatError(f"{what}.kind is {value['kind'][:32]!r}; one of {kinds} is required") from error
-    return Output(name=name, kind=kind, max_bytes=natural(value, "max_bytes", what=what, most=1 << 40, least=1))
+    return Output(
+        name=name, kind=kind, max_bytes=natural(value, "max_bytes", what=what, most=MAX_OUTPUT_BYTES, least=1)
+    )
 
 
 def _parse_resources(value: JsonObject) -> Resources:
@@ -267,7 +275,7 @@ def _parse_resources(value: JsonObject) -> Resources:
     members(value, what=what, required=set(Resources.__slots__))
     return Resources(
         vcpus=natural(value, "vcpus", what=what, most=512, least=1),
-        memory_mib=natural(value, "memory_mib", what=what, most=1 << 24, least=256),
+        memory_mib=natural(value, "memory_mib", what=what, most=MAX_MIB, least=MIN_MEMORY_MIB),
         cpu=_text(value["cpu"], f"{what}.cpu"),
     )
 
@@ -276,12 +284,12 @@ def _parse_limits(value: JsonObject) -> Limits:
     what = "manifest.limits"
     members(value, what=what, required=set(Limits.__slots__))
     return Limits(
-        memory_mib=natural(value, "memory_mib", what=what, most=1 << 24, least=16),
+        memory_mib=natural(value, "memory_mib", what=what, most=MAX_MIB, least=16),
         pids=natural(value, "pids", what=what, most=1 << 22, least=1),
-        scratch_mib=natural(value, "scratch_mib", what=what, most=1 << 24),
-        outputs_mib=natural(value, "outputs_mib", what=what, most=1 << 24, least=1),
-        log_mib=natural(value, "log_mib", what=what, most=1 << 16, least=1),
-        seconds=natural(value, "seconds", what=what, most=1 << 31, least=1),
+        scratch_mib=natural(value, "scratch_mib", what=what, most=MAX_MIB),
+        outputs_mib=natural(value, "outputs_mib", what=what, most=MAX_MIB, least=1),
+        log_mib=natural(value, "log_mib", what=what, most=MAX_LOG_MIB, least=1),
+        seconds=natural(value, "seconds", what=what, most=MAX_SECONDS, least=1),
     )
 
 
@@ -299,8 +307,8 @@ def _object(value: object, what: str) -> JsonObject:
 
 
 def _text(value: object, what: str) -> str:
-    if not isinstance(value, str) or "\0" in value or len(value) > 65_536:
-        raise FormatError(f"{what} is not a string without NUL of at most 65536 characters")
+    if not isinstance(value, str) or "\0" in value or len(value) > MAX_TEXT:
+        raise FormatError(f"{what} is not a string without NUL of at most {MAX_TEXT} characters")
     return value
 
 

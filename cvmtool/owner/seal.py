@@ -19,7 +19,12 @@ def seal(guest: VerifiedGuest, secrets: Secrets) -> bytes:
     """Return `secrets` sealed to the HPKE key of `guest`: enc (32 bytes), then ciphertext and tag.
 
     The session's REPORT_DATA and HOST_DATA are in `info`: the sealed bytes open in this session of this job alone.
+
+    Raises:
+        TypeError: `guest` is anything else, whatever it looks like.
     """
+    if not isinstance(guest, VerifiedGuest):
+        raise TypeError("a secret is sealed to a VerifiedGuest and to nothing else")
     suite = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
     key = X25519PublicKey.from_public_bytes(guest.hpke_key)
     info = release_info(report_data=guest.report_data, host_data=guest.host_data)
