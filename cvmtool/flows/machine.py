@@ -100,7 +100,7 @@ def start_machine(
     directory.create()
     hypervisor = None
     try:
-        uri = settings.host or choose_uri(settings.machines_dir, uid=os.geteuid())
+        uri = settings.host or choose_uri(uid=os.geteuid())
         hypervisor = open_host(uri, private_dir(settings.state_dir) / LIBVIRT_LOG_FILE)
         probe = _probe(bundle, manifest, hypervisor.emulator())
         acceleration = probe_kvm(probe, cache=private_dir(settings.probes_dir))

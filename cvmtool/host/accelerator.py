@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_PROBE_SECONDS = 30.0  # a working KVM guest prints within two
+PROBE_SECONDS = 30.0  # a working KVM guest prints within two
 _PROOF = b"CVM-STAGE initrd"
 
 
@@ -44,13 +44,16 @@ class ProbeBoot:
     hash_table_gpa: int
 
 
-def probe_kvm(boot: ProbeBoot, *, cache: Path, device: Path = Path("/dev/kvm")) -> Acceleration:
+def probe_kvm(
+    boot: ProbeBoot, *, cache: Path, device: Path = Path("/dev/kvm"), seconds: float = PROBE_SECONDS
+) -> Acceleration:
     """Boot the guest's own chain under KVM until its initrd speaks; fall back to TCG.
 
     Args:
         boot: what to boot.
         cache: a directory for the answer.
         device: KVM's device node.
+        seconds: how long the guest may take to speak.
     """
     if not device.exists():
         return Acceleration(domain_type="qemu", reason=f"{device} does not exist")
@@ -58,10 +61,11 @@ def probe_kvm(boot: ProbeBoot, *, cache: Path, device: Path = Path("/dev/kvm")) 
         return Acceleration(domain_type="qemu", reason=f"{device} may not be opened by this user (group kvm?)")
     key = _key(boot)
     file = cache / f"kvm-{key}.json"
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(file.read_text("utf-8"))
-        return Acceleration(domain_type=kept["domain_type"], reason=kept["reason"])
-    failure = _try(boot, cache)
+        if kept["domain_type"] in ("kvm", "qemu"):
+            return Acceleration(domain_type=kept["domain_type"], reason=str(kept["reason"]))
+    failure = _try(boot, cache, seconds)
     answer = (
         Acceleration(domain_type="kvm", reason="a guest booted under KVM")
         if failure is None
@@ -73,12 +77,13 @@ def probe_kvm(boot: ProbeBoot, *, cache: Path, device: Path = Path("/dev/kvm")) 
 
 def _key(boot: ProbeBoot) -> str:
     facts = [platform.release(), platform.version(), boot.emulator, boot.cpu, boot.cmdline]
-    facts += [str(Path(boot.emulator).stat().st_mtime_ns)]
+    with suppress(OSError):
+        facts += [str(Path(boot.emulator).stat().st_mtime_ns)]
     digest = hashlib.sha256("\0".join(facts).encode("utf-8") + boot.hash_table)
     return digest.hexdigest()[:16]
 
 
-def _try(boot: ProbeBoot, directory: Path) -> str | None:
+def _try(boot: ProbeBoot, directory: Path, seconds: float) -> str | None:
     """Boot under KVM; return None if the initrd spoke, else why not."""
     console = directory / f"probe-{os.getpid()}.log"
     table = directory / f"probe-{os.getpid()}.bin"
@@ -95,16 +100,18 @@ def _try(boot: ProbeBoot, directory: Path) -> str | None:
             subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=error_file, stderr=error_file) as qemu,
         ):
             try:
-                return _watch(qemu, console, errors)
+                return _watch(qemu, console, errors, seconds)
             finally:
                 qemu.kill()
+    except OSError as error:
+        return f"{boot.emulator} cannot be started: {error.strerror}"
     finally:
         for path in (console, table, errors):
             path.unlink(missing_ok=True)
 
 
-def _watch(qemu: subprocess.Popen[bytes], console: Path, errors: Path) -> str | None:
-    end = time.monotonic() + _PROBE_SECONDS
+def _watch(qemu: subprocess.Popen[bytes], console: Path, errors: Path, seconds: float) -> str | None:
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         with suppress(OSError):
             if _PROOF in console.read_bytes():
@@ -116,4 +123,4 @@ def _watch(qemu: subprocess.Popen[bytes], console: Path, errors: Path) -> str | 
             line = said.decode("utf-8", "replace").strip().splitlines()
             return line[-1][:200] if line else f"QEMU ended with {qemu.returncode}"
         time.sleep(0.1)
-    return f"a guest printed nothing within {_PROBE_SECONDS:.0f} s"
+    return f"a guest printed nothing within {seconds:.0f} s"

@@ -89,10 +89,11 @@ class _SessionSocket:
 
     def __init__(self, port: socket.socket, buffered: bytes, closed_mark: bytes) -> None:
         self._port = port
-        self._buffer = buffered
         self._mark = closed_mark
-        self._tail = b""
+        self._tail = b""  # the end of what has arrived, where the mark may have begun
+        self._ready = b""  # arrived, searched, and not yet handed on
         self._ended = False
+        self._arrive(buffered)
 
     def settimeout(self, seconds: float | None) -> None:
         self._port.settimeout(seconds)
@@ -101,20 +102,22 @@ class _SessionSocket:
         return self._port.send(data)
 
     def recv(self, size: int) -> bytes:
-        if self._ended:
-            return b""
-        data, self._buffer = self._buffer or self._port.recv(size), b""
+        if not self._ready and not self._ended:
+            data = self._port.recv(size)
+            self._arrive(data)
+            self._ended = self._ended or not data
+        data, self._ready = self._ready[:size], self._ready[size:]
+        return data
+
+    def _arrive(self, data: bytes) -> None:
         # Bytes are handed on at once; only the search for the mark looks back. Holding bytes back stalls SSH.
         seen = self._tail + data
         at = seen.find(self._mark)
-        if not data or at >= 0:
+        if at >= 0:
             self._ended = True
-            return data[: max(0, at - len(self._tail))] if at >= 0 else b""
-        if len(data) > size:
-            data, self._buffer, self._tail = data[:size], data[size:], b""
-        else:
-            self._tail = seen[-(len(self._mark) - 1) :]
-        return data
+            data = data[: max(0, at - len(self._tail))]
+        self._tail = seen[-(len(self._mark) - 1) :]
+        self._ready += data
 
     def close(self) -> None:
         with suppress(OSError):

@@ -18,10 +18,10 @@ import jinja2
 
 from cvmtool.errors import ConfigError, HostError
 from cvmtool.formats.channel import AGENT_PORT, PSP_PORT
+from cvmtool.host.storage import VM_NAME
 
 NAMESPACE = uuid.UUID("5d1a3c1e-6a55-4d0c-9c6f-0a6f0b3b9a57")  # of machine names; a name always has the same UUID
 ROOT_SERIAL = "cvmtool-root"
-VM_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 _CVM = "{urn:cvmtool:1}"
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _LOADER = re.compile(r"loader,addr=(0x[0-9a-f]+),file=([^,]+),force-raw=on")

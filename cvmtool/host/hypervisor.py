@@ -26,6 +26,9 @@ from typing import Any
 from cvmtool.errors import ConfigError, HostError
 from cvmtool.host.domain import LiveDomain, is_ours, parse_live_domain
 
+EMBEDDED_DIR = Path("/run/cvmtool")
+"""Root directories of embedded drivers. Short: a socket's path below has room for about 108 bytes."""
+
 _EMBED_CONF = """\
 # Written by cvmtool: libvirt inside this process, without virtlogd.
 stdio_handler = "file"
@@ -92,7 +95,7 @@ class _EventLoop:
             libvirt.virEventRunDefaultImpl()
 
 
-def choose_uri(machines_dir: Path, *, uid: int) -> str:
+def choose_uri(*, uid: int) -> str:
     """Choose where a dry run goes when no host is named.
 
     An ordinary user's session daemon; for root the system daemon where it answers, else libvirt inside this process,
@@ -104,7 +107,7 @@ def choose_uri(machines_dir: Path, *, uid: int) -> str:
         probe.settimeout(2)
         probe.connect("/run/libvirt/libvirt-sock")
         return "qemu:///system"
-    return f"qemu:///embed?root={machines_dir / 'embedded' / str(os.getpid())}"
+    return f"qemu:///embed?root={EMBEDDED_DIR / str(os.getpid())}"
 
 
 class Hypervisor:

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cvmtool.errors import HostError
+from cvmtool.errors import ConfigError, HostError
 
+VM_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
+EMBEDDED_DIR = "embedded"  # beside the machines: root directories of libvirt inside our processes
 # Names in a machine's directory.
 RECORD_FILE = "machine.json"  # what cvmtool needs to find the domain again
 HASH_TABLE_FILE = "hashes.bin"  # dry run: the table that QEMU loads
@@ -41,6 +43,16 @@ class MachineDir:
     """One machine's directory."""
 
     def __init__(self, machines_dir: Path, name: str) -> None:
+        """Name the directory; nothing is made yet.
+
+        Raises:
+            ConfigError: the name cannot be a machine's. It becomes a path, and `remove` deletes what is there.
+        """
+        if not VM_NAME.fullmatch(name) or name == EMBEDDED_DIR:
+            raise ConfigError(
+                f"machine name is {name[:80]!r}; lower-case letters, digits, '.', '_' and '-' are required",
+                hint="cvmtool vm list",
+            )
         self.path = machines_dir / name
 
     @property
@@ -56,13 +68,14 @@ class MachineDir:
         """
         try:
             self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self.path.mkdir(mode=0o755)
+            try:
+                self.path.mkdir(mode=0o755)
+            except FileExistsError as error:
+                raise HostError(
+                    f"the machine {self.path.name} exists already", hint=f"cvmtool vm destroy {self.path.name}"
+                ) from error
             # QEMU, or libvirt for it, creates the console; an existing file keeps our rights to read it.
             self.console.touch(mode=0o644)
-        except FileExistsError as error:
-            raise HostError(
-                f"the machine {self.path.name} exists already", hint=f"cvmtool vm destroy {self.path.name}"
-            ) from error
         except OSError as error:
             raise HostError(
                 f"{self.path} cannot be made",
@@ -85,10 +98,17 @@ class MachineDir:
         return target
 
     def write(self, name: str, data: bytes) -> Path:
-        """Write a small public file; return its path."""
+        """Write a small public file; return its path.
+
+        Raises:
+            HostError: no room.
+        """
         target = self.path / name
-        target.write_bytes(data)
-        target.chmod(0o644)
+        try:
+            target.write_bytes(data)
+            target.chmod(0o644)
+        except OSError as error:
+            raise HostError(f"{target} cannot be written", detail=str(error)) from error
         return target
 
     def save(self, record: MachineRecord) -> None:
@@ -113,8 +133,11 @@ def records(machines_dir: Path) -> Iterator[MachineRecord]:
     for path in sorted(machines_dir.glob(f"*/{RECORD_FILE}")):
         try:
             value = json.loads(path.read_text("utf-8"))
-            yield MachineRecord(name=path.parent.name, job=value["job"], uri=value["uri"], pid=int(value["pid"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            pid = int(value["pid"])
+            if pid < 1 or not VM_NAME.fullmatch(path.parent.name):
+                continue
+            yield MachineRecord(name=path.parent.name, job=str(value["job"]), uri=str(value["uri"]), pid=pid)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue  # half-written by a process that died; `vm destroy NAME` still removes it
 
 
@@ -126,6 +149,8 @@ def process_lives(pid: int) -> bool:
         return False
     except PermissionError:
         return True
+    except OverflowError:
+        return False  # no process has such a number
     return True
 
 

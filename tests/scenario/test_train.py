@@ -1,0 +1,146 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""The main job, on real input: train the example in a dry run, and check what came back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cvmtool.data.oci import OciImage
+from cvmtool.errors import CvmError
+from cvmtool.flows.jobs import JobState, load_job
+from cvmtool.flows.train import Prepared, read_job
+from cvmtool.owner.amdroots import AmdRoots
+from cvmtool.owner.policy import baseline
+from cvmtool.owner.policyfile import encode_policy, parse_policy
+from cvmtool.owner.receipts import verify_receipt
+from tests.scenario.conftest import ROOT, Settings
+
+pytestmark = [pytest.mark.vm, pytest.mark.image]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a whole command line run printed and left."""
+
+    code: int
+    lines: list[dict]
+    folder: Path
+
+    @property
+    def summary(self) -> dict:
+        return self.lines[-1]
+
+
+@pytest.fixture(scope="module")
+def run(example: Path, prepared: Prepared, environment: dict[str, str], place: Path) -> Run:
+    folder = place / "results"
+    done = subprocess.run(
+        [sys.executable, "-m", "cvmtool", "train", str(example), "--dry-run", "--results", str(folder), "--json"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return Run(code=done.returncode, lines=[json.loads(line) for line in done.stdout.splitlines()], folder=folder)
+
+
+def test_dry_run_trains_the_example(run: Run, settings: Settings) -> None:
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["accuracy_before"] < 0.6
+    assert metrics["accuracy_after"] >= 0.90
+    assert {item["name"] for item in run.summary["outputs"]} == {"model.safetensors", "metrics.json"}
+    for item in run.summary["outputs"]:
+        assert hashlib.sha256(Path(item["path"]).read_bytes()).hexdigest() == item["sha256"]
+    record = load_job(settings.jobs_dir, run.summary["job"]).record
+    assert (record.state, record.exit_code, record.simulated) == (JobState.DONE, 0, True)
+    assert list(record.stages) == ["start", "boot", "attest", "unlock", "train", "results"]
+
+
+def test_every_line_says_simulated_or_belongs_to_a_run_that_does(run: Run) -> None:
+    assert run.summary["simulated"] is True
+    verdict = next(line for line in run.lines if line.get("event") == "verdict")
+    assert verdict["simulated"] is True
+    assert all(check["passed"] for check in verdict["checks"])
+    assert json.loads((run.folder / "receipt.json").read_text())["payloadType"] == "application/vnd.in-toto+json"
+
+
+def test_nothing_is_left_of_the_machine(run: Run, settings: Settings) -> None:
+    assert not (settings.machines_dir / run.summary["job"]).exists()
+    processes = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.parent.exists()]
+    assert not any(run.summary["job"].encode() in line for line in processes)
+
+
+def test_native_run_gives_the_same_weights(run: Run, example: Path, place: Path) -> None:
+    """The same container on the same inputs, outside any machine: bit for bit the same model."""
+    if os.geteuid() != 0:
+        pytest.skip("chroot needs root")
+    job = read_job(example)
+    image = OciImage(job.container_image, job.container_digest, base=example.parent)
+    root = place / "native"
+    root.mkdir()
+    with subprocess.Popen(["tar", "-x", "-C", str(root)], stdin=subprocess.PIPE) as tar:
+        assert tar.stdin is not None
+        for piece in image.rootfs():
+            tar.stdin.write(piece)
+    assert tar.returncode == 0
+    for name, source in job.inputs.items():
+        shutil.copytree(example.parent / source, root / "inputs" / name)
+    command = ["/usr/bin/python3", *job.command[1:]]
+    environment = {**image.config.env, **job.env}
+    subprocess.run([shutil.which("chroot") or "/usr/sbin/chroot", str(root), *command], env=environment, check=True)
+    native = (root / "outputs" / "model.safetensors").read_bytes()
+    assert native == (run.folder / "model.safetensors").read_bytes()
+
+
+def test_receipt_verifies_offline(run: Run, settings: Settings, environment: dict[str, str]) -> None:
+    policy = load_job(settings.jobs_dir, run.summary["job"]).path / "policy.toml"
+    command = [sys.executable, "-m", "cvmtool", "receipt", "verify", str(run.folder / "receipt.json")]
+    command += ["--policy", str(policy), "--files", str(run.folder), "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["verified"] is True
+    assert document["by_simulated_root"] is True
+    assert document["exit_code"] == 0
+
+
+def test_receipt_of_other_outputs_is_refused(run: Run, settings: Settings, environment: dict[str, str], tmp_path: Path) -> None:
+    policy = load_job(settings.jobs_dir, run.summary["job"]).path / "policy.toml"
+    shutil.copytree(run.folder, tmp_path / "out")
+    with (tmp_path / "out" / "metrics.json").open("a") as file:
+        file.write(" ")
+    command = [sys.executable, "-m", "cvmtool", "receipt", "verify", str(run.folder / "receipt.json")]
+    command += ["--policy", str(policy), "--files", str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+
+
+def test_receipt_never_passes_a_production_policy(run: Run, settings: Settings) -> None:
+    simulated = parse_policy((load_job(settings.jobs_dir, run.summary["job"]).path / "policy.toml").read_text())
+    real = baseline(roots=AmdRoots(), measurements=simulated.measurements, host_data=simulated.host_data)
+    real = parse_policy(encode_policy(real))
+    with pytest.raises(CvmError) as refused:
+        verify_receipt((run.folder / "receipt.json").read_bytes(), real, datetime.now(UTC))
+    assert refused.value.exit_code == 5
+
+
+def test_logs_show_what_the_container_printed(run: Run, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "cvmtool", "jobs", "logs", run.summary["job"]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("digits: starting\n")
+    assert "digits: accuracy after" in done.stdout
