@@ -164,8 +164,17 @@ def resources(name: str) -> Path:
 
 
 def private_dir(path: Path) -> Path:
-    """Make `path` (0700) if it is missing and return it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make `path` if it is missing and return it. It and every directory made on the way to it are 0700.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        for folder in reversed([path, *path.parents]):
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the directory {path} cannot be made", detail=str(error)) from error
     return path
 
 

@@ -104,8 +104,9 @@ class _SessionSocket:
     def recv(self, size: int) -> bytes:
         if not self._ready and not self._ended:
             data = self._port.recv(size)
+            if not data:
+                self._ended = True
             self._arrive(data)
-            self._ended = self._ended or not data
         data, self._ready = self._ready[:size], self._ready[size:]
         return data
 

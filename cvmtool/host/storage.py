@@ -18,7 +18,6 @@ from pathlib import Path
 from cvmtool.errors import ConfigError, HostError
 
 VM_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
-EMBEDDED_DIR = "embedded"  # beside the machines: root directories of libvirt inside our processes
 # Names in a machine's directory.
 RECORD_FILE = "machine.json"  # what cvmtool needs to find the domain again
 HASH_TABLE_FILE = "hashes.bin"  # dry run: the table that QEMU loads
@@ -48,7 +47,7 @@ class MachineDir:
         Raises:
             ConfigError: the name cannot be a machine's. It becomes a path, and `remove` deletes what is there.
         """
-        if not VM_NAME.fullmatch(name) or name == EMBEDDED_DIR:
+        if not VM_NAME.fullmatch(name):
             raise ConfigError(
                 f"machine name is {name[:80]!r}; lower-case letters, digits, '.', '_' and '-' are required",
                 hint="cvmtool vm list",
