@@ -3,7 +3,7 @@
 """The package as syntax trees: what the architecture tests look at."""
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Module:
     """A module of the package. `path` is relative to the package: `owner/verify.py`."""
 
     path: str
-    text: str
+    text: str = field(repr=False)
 
     @property
     def zone(self) -> str:
