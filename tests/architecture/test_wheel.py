@@ -33,7 +33,7 @@ def wheel(tmp_path_factory):
     for name in ("cvmtool", *SHARED):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "-q", "--no-deps"]
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "-q", "--no-index", "--no-deps"]
     subprocess.run(
         [*command, "--no-build-isolation", "-w", out, source], check=True, capture_output=True, text=True, timeout=300
     )
