@@ -58,18 +58,17 @@ def main() -> None:
     # A terminated run cleans up like an interrupted one: the machine goes, nothing is left behind.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
+        # No command returns a value; what comes back is the code of a typer.Exit, an interruption's 130 included.
+        code = app(standalone_mode=False)
+        if code == 130:
+            raise KeyboardInterrupt
+        sys.exit(code or 0)
     except CvmError as error:
         from cvmtool.cli.render import show_error
 
         show_error(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("cvmtool: interrupted", err=True)
-        sys.exit(130)
-    except typer.Exit as ending:
-        sys.exit(ending.exit_code)
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("cvmtool: interrupted", err=True)
         sys.exit(130)
     except Exception as error:

@@ -13,11 +13,13 @@ import gzip
 import hashlib
 import io
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from cvmtool.data.layers import Merge
 from cvmtool.errors import ConfigError, FormatError, VerificationError
 from cvmtool.formats.wire import JsonObject, parse_json
 
@@ -93,10 +95,11 @@ class OciImage:
         except (OSError, KeyError, tarfile.TarError) as error:
             raise FormatError(f"{self.reference} is not an OCI image layout: no index.json") from error
         found = []
-        for entry in index.get("manifests", []):
+        entries = index.get("manifests")
+        for entry in entries if isinstance(entries, list) else [None]:
             if not isinstance(entry, dict):
                 raise FormatError(f"{self.reference}: index.json lists something that is no descriptor")
-            found.append(str(entry.get("digest")))
+            found.append(str(entry.get("digest"))[:80])
             if entry.get("digest") == digest:
                 return self._document(entry)
         raise VerificationError(
@@ -111,7 +114,7 @@ class OciImage:
         return value
 
     def _document(self, descriptor: JsonObject) -> JsonObject:
-        if descriptor.get("mediaType") in _INDEXES:
+        if str(descriptor.get("mediaType")) in _INDEXES:
             raise FormatError(
                 f"{self.reference}: {self.digest} is a multi-platform index; pin the linux/amd64 manifest"
             )
@@ -119,7 +122,7 @@ class OciImage:
         try:
             with self._blobs.open(f"blobs/sha256/{digest}") as file:
                 data = file.read(MAX_DOCUMENT + 1)
-        except OSError as error:
+        except (OSError, tarfile.TarError) as error:
             raise FormatError(f"{self.reference}: the blob sha256:{digest} is missing") from error
         actual = hashlib.sha256(data).hexdigest()
         if actual != digest or len(data) != size:
@@ -139,40 +142,32 @@ class OciImage:
         layers = self._manifest.get("layers")
         if not isinstance(layers, list) or not layers:
             raise FormatError(f"{self.reference}: the manifest has no layers")
-        for layer in layers:
-            self._check_layer(layer)
+        checked = [self._check_layer(layer) for layer in layers]
         sink = _Pieces()
-        seen: set[str] = set()
-        hidden: set[str] = set()
-        with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as merged:
-            # From the top layer down: what an upper layer has or hides, a lower one cannot bring back.
-            for layer in reversed(layers):
-                below: set[str] = set()
-                with self._open_layer(layer) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-                    for member in tar:
-                        path = _clean(member.name, self.reference)
-                        folder, _, leaf = path.rpartition("/")
-                        if leaf == ".wh..wh..opq":
-                            below.add(folder + "/")
-                        elif leaf.startswith(".wh."):
-                            below.add(f"{folder}/{leaf[4:]}".lstrip("/"))
-                        elif path not in seen and not _is_hidden(path, hidden):
-                            seen.add(path)
-                            if not member.isdir():
-                                below.add(path + "/")
-                            member.name = path or "."
-                            if member.islnk():
-                                member.linkname = _clean(member.linkname, self.reference)
-                            merged.addfile(member, tar.extractfile(member) if member.isreg() else None)
+        merge = Merge(self.reference)
+        try:
+            with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as merged:
+                # From the top layer down: what an upper layer has or hides, a lower one cannot bring back.
+                for layer in reversed(checked):
+                    with self._open_layer(layer) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+                        merge.begin(tar)
+                    with self._open_layer(layer) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+                        for source in tar:
+                            for member in merge.take(source):
+                                merged.addfile(member, tar.extractfile(source) if member.isreg() else None)
                             yield from sink.take()
-                hidden |= below
-        yield from sink.take()
+                merge.end()
+            yield from sink.take()
+        except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+            raise FormatError(f"{self.reference}: a layer is not a tar archive", detail=str(error)) from error
 
-    def _check_layer(self, layer: JsonObject) -> None:
+    def _check_layer(self, layer: object) -> JsonObject:
+        if not isinstance(layer, dict):
+            raise FormatError(f"{self.reference}: the manifest lists a layer that is no descriptor")
         digest, size = _digest_of(layer, self.reference)
-        if layer.get("mediaType") not in _TAR:
+        if str(layer.get("mediaType")) not in _TAR:
             raise FormatError(
-                f"{self.reference}: layer mediaType is {layer.get('mediaType')!r}; tar or tar+gzip is required",
+                f"{self.reference}: layer mediaType is {str(layer.get('mediaType'))[:80]!r}; tar or tar+gzip is required",
                 hint="convert it: skopeo copy --dest-compress-format gzip ...",
             )
         hasher = hashlib.sha256()
@@ -182,12 +177,13 @@ class OciImage:
                 while chunk := file.read(1 << 20):
                     hasher.update(chunk)
                     length += len(chunk)
-        except OSError as error:
+        except (OSError, tarfile.TarError) as error:
             raise FormatError(f"{self.reference}: the layer sha256:{digest} is missing") from error
         if hasher.hexdigest() != digest or length != size:
             raise VerificationError(
                 f"{self.reference}: a layer's digest is sha256:{hasher.hexdigest()}; sha256:{digest} is required"
             )
+        return layer
 
     def _open_layer(self, layer: JsonObject) -> IO[bytes]:
         digest, _ = _digest_of(layer, self.reference)
@@ -233,8 +229,8 @@ def _open_layout(reference: str, base: Path) -> _Blobs:
         return _Directory(path)
     try:
         return _Archive(path)
-    except tarfile.TarError as error:
-        raise FormatError(f"{path} is not an uncompressed tar archive") from error
+    except (tarfile.TarError, OSError) as error:
+        raise FormatError(f"{path} is not an uncompressed tar archive", detail=str(error)) from error
 
 
 def _digest_of(descriptor: JsonObject, reference: str) -> tuple[str, int]:
@@ -242,34 +238,27 @@ def _digest_of(descriptor: JsonObject, reference: str) -> tuple[str, int]:
     algorithm, _, value = str(digest).partition(":")
     if algorithm != "sha256" or len(value) != 64 or not set(value) <= set("0123456789abcdef"):
         raise FormatError(f"{reference}: a descriptor's digest is {str(digest)[:80]!r}; sha256 is required")
-    if not isinstance(size, int) or size < 0:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise FormatError(f"{reference}: a descriptor's size is {size!r}; a number of bytes is required")
     return value, size
 
 
 def _parse_config(config: JsonObject) -> ImageConfig:
-    run = config.get("config") or {}
     platform = (config.get("os"), config.get("architecture"))
     if platform != ("linux", "amd64"):
         raise ConfigError(f"container platform is {platform[0]}/{platform[1]}; linux/amd64 is required")
-    args = [*(run.get("Entrypoint") or []), *(run.get("Cmd") or [])]
-    env = dict(item.partition("=")[::2] for item in run.get("Env") or [])
-    return ImageConfig(args=tuple(args), env=env, workdir=run.get("WorkingDir") or "/")
+    run = config.get("config") or {}
+    if not isinstance(run, dict):
+        raise FormatError(f"image config.config is a {type(run).__name__}; an object is required")
+    workdir = run.get("WorkingDir") or "/"
+    if not isinstance(workdir, str) or not workdir.startswith("/"):
+        raise FormatError(f"image config.WorkingDir is {str(workdir)[:80]!r}; an absolute path is required")
+    env = dict(item.partition("=")[::2] for item in _strings(run, "Env"))
+    return ImageConfig(args=(*_strings(run, "Entrypoint"), *_strings(run, "Cmd")), env=env, workdir=workdir)
 
 
-def _clean(name: str, reference: str) -> str:
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts:
-        raise FormatError(f"{reference}: a layer names the path {name[:80]!r}; '..' is not allowed")
-    return "/".join(parts)
-
-
-def _is_hidden(path: str, hidden: set[str]) -> bool:
-    if path in hidden:
-        return True
-    folder = path
-    while "/" in folder:
-        folder = folder.rpartition("/")[0]
-        if folder in hidden or folder + "/" in hidden:
-            return True
-    return "/" in hidden  # an opaque root
+def _strings(run: JsonObject, key: str) -> list[str]:
+    value = run.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise FormatError(f"image config.{key} is not a list of strings")
+    return value

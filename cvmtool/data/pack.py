@@ -28,6 +28,7 @@ from cvmtool.errors import ConfigError, CvmError, VerificationError
 from cvmtool.formats.pack import BLOCK, HEADER_SIZE, PACK_CIPHER, VOLUME_KEY_SIZE, PackDescriptor, Role
 
 PBKDF2_ITERATIONS = 1000  # the least that cryptsetup takes
+_METADATA_SIZE = 16 << 10  # bytes of each of the two LUKS2 headers
 _CHUNK = 1 << 20  # bytes encrypted between two progress calls
 # The owner's umask says nothing about who may read inside the guest.
 _READABLE = ["-action", "chmod(a+rX)@true"]

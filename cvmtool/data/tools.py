@@ -12,8 +12,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
-from cvmtool.errors import ConfigError, CvmError
+from cvmtool.errors import BuildError, ConfigError
 
 _PACKAGES = {
     "mksquashfs": "squashfs-tools",
@@ -49,26 +51,34 @@ def run(
         what: the step, for the error.
 
     Raises:
-        CvmError: it failed; its standard error is the detail.
+        BuildError: it failed; what it printed is the detail.
     """
-    with subprocess.Popen(
-        [find(arguments[0]), *arguments[1:]],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=pass_fds,
-        env={"PATH": _PATH, "LC_ALL": "C", "TZ": "UTC"},
-    ) as process:
+    with (
+        subprocess.Popen(
+            [find(arguments[0]), *arguments[1:]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
+            env={"PATH": _PATH, "LC_ALL": "C", "TZ": "UTC"},
+        ) as process,
+        ThreadPoolExecutor(1) as reader,
+    ):
         if process.stdin is None or process.stdout is None:
-            raise CvmError(f"{what}: no pipe to {arguments[0]}")
+            raise BuildError(f"{what}: no pipe to {arguments[0]}")
+        # Read beside writing: a program that has filled its output pipe takes no more input.
+        output = reader.submit(process.stdout.read)
         try:
-            for piece in [stdin] if isinstance(stdin, bytes) else stdin:
-                process.stdin.write(piece)
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # its exit code and output say why
-        printed = process.stdout.read().decode("utf-8", "replace")
+            # A program that does not want all of it: its exit code and output say why.
+            with suppress(BrokenPipeError):
+                for piece in [stdin] if isinstance(stdin, bytes) else stdin:
+                    process.stdin.write(piece)
+                process.stdin.close()
+        except BaseException:
+            process.kill()
+            raise
+        printed = output.result().decode("utf-8", "replace")
         code = process.wait()
     if code != 0:
-        raise CvmError(f"{what} failed: {arguments[0]} ended with {code}", detail=printed.strip()[-2000:])
+        raise BuildError(f"{what} failed: {arguments[0]} ended with {code}", detail=printed.strip()[-2000:])
     return printed

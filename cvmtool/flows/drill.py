@@ -31,7 +31,7 @@ from cvmtool.formats.channel import OPEN_LINE, answer_to, ready_line
 from cvmtool.formats.control import Op
 from cvmtool.formats.evidence import Evidence
 from cvmtool.formats.job import Container, JobManifest, Limits, Network, Output, OutputKind, Resources
-from cvmtool.formats.pack import Role
+from cvmtool.formats.pack import HEADER_SIZE, Role
 from cvmtool.formats.wire import to_base64
 from cvmtool.host.domain import ROOT_SERIAL, LiveDomain
 from cvmtool.host.hypervisor import Hypervisor
@@ -203,7 +203,7 @@ HOSTILE: tuple[Drill, ...] = (
         name="flipped-pack-block",
         attack="the host flips one bit of the encrypted input",
         exit_code=5,
-        tamper=_flip_disk("pack", (16 << 20) + 40),
+        tamper=_flip_disk("pack", HEADER_SIZE + 40),
     ),
     Drill(
         name="replaced-luks-header",

@@ -16,7 +16,9 @@ from cvmtool.errors import FormatError
 from cvmtool.formats.wire import JsonObject, members, natural, parse_base64, parse_hex, typed
 
 BLOCK = 4096  # bytes, of dm-verity and of a LUKS sector
-HEADER_SIZE = 16 << 20  # bytes, the LUKS2 header area
+HEADER_SIZE = (
+    1 << 20
+)  # bytes, the LUKS2 header area: two headers and room for one key slot; every byte of it is hashed at unlock
 PACK_CIPHER = "aes-xts-plain64"
 VOLUME_KEY_SIZE = 64  # bytes, AES-256-XTS
 PASSPHRASE_SIZE = 32  # bytes
@@ -50,7 +52,7 @@ class PackDescriptor:
     volume_key_digest: str
     """The LUKS2 header's digest of its volume key, as base64."""
     header_sha256: str
-    """SHA-256 of the first 16 MiB."""
+    """SHA-256 of the LUKS header: the first MiB."""
 
     @property
     def serial(self) -> str:

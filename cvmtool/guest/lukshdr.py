@@ -33,7 +33,7 @@ _AF_SIZE = VOLUME_KEY_SIZE * _STRIPES  # bytes of key material in the slot
 
 
 def check_header(data: bytes, pack: PackDescriptor) -> None:
-    """Check the first 16 MiB of a pack's LUKS container (unverified) against its descriptor.
+    """Check the first `HEADER_SIZE` bytes of a pack's LUKS container (unverified) against its descriptor.
 
     1. It is the header that the manifest names, by SHA-256.
     2. Both copies are whole and say the same: cryptsetup would take the one with the higher sequence number.
