@@ -58,6 +58,8 @@ class Merge:
                 if steps > len(targets):
                     raise FormatError(f"{self._reference}: hard links of a layer link to each other")
             self._links[target].append(member)
+            self._seen.add(path)
+            self._below.add(path + "/")
 
     def take(self, member: tarfile.TarInfo) -> Iterator[tarfile.TarInfo]:
         """Yield what a member of the layer adds to the image: nothing, itself, or itself and further names.
@@ -92,11 +94,12 @@ class Merge:
         wanted = path not in self._seen and not self._is_hidden(path)
         links = [] if member.isdir() else self._links.pop(path, [])
         names = [path] if wanted else []
-        names += [name for link in links if (name := self._clean(link.name)) not in self._seen]
-        for name in names:
-            self._seen.add(name)
+        names += [self._clean(link.name) for link in links]
+        if wanted:
+            self._seen.add(path)
             if not member.isdir():
-                self._below.add(name + "/")
+                self._below.add(path + "/")
+        for name in names:
             written = copy.copy(member)
             # A record of the source's own name would win over the name that is set here.
             kept = {key: value for key, value in member.pax_headers.items() if key not in ("path", "linkpath")}

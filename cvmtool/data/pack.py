@@ -15,17 +15,18 @@ import json
 import os
 import re
 import secrets
+import struct
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from cvmtool.data.tools import run
-from cvmtool.errors import ConfigError, CvmError, VerificationError
-from cvmtool.formats.pack import BLOCK, HEADER_SIZE, PACK_CIPHER, VOLUME_KEY_SIZE, PackDescriptor, Role
+from cvmtool.errors import BuildError, ConfigError, VerificationError
+from cvmtool.formats.pack import BLOCK, HEADER_SIZE, NAME, PACK_CIPHER, VOLUME_KEY_SIZE, PackDescriptor, Role
 
 PBKDF2_ITERATIONS = 1000  # the least that cryptsetup takes
 _METADATA_SIZE = 16 << 10  # bytes of each of the two LUKS2 headers
@@ -33,6 +34,9 @@ _CHUNK = 1 << 20  # bytes encrypted between two progress calls
 # The owner's umask says nothing about who may read inside the guest.
 _READABLE = ["-action", "chmod(a+rX)@true"]
 _SQUASHFS = ["-comp", "zstd", "-b", "131072", "-no-progress", "-quiet", "-reproducible"]
+
+# signature, version, hash type, UUID, algorithm, data and hash block size, data blocks, salt size, salt
+_SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s168x")
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -72,11 +76,13 @@ def make_pack(
         progress: told about the encryption.
 
     Raises:
-        ConfigError: the source cannot be read, or a tool is missing.
-        CvmError: a tool failed.
+        ConfigError: the source cannot be read, `out` not written, the name not be one, or a tool is missing.
+        BuildError: a tool failed.
     """
     luks_uuid = str(uuid.uuid4())
     volume_key = bytearray(secrets.token_bytes(VOLUME_KEY_SIZE))
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"pack name is {name[:80]!r}; lower-case letters, digits, '.', '_' and '-' are required")
     temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
     try:
         with _memory_file("squashfs") as plain:
@@ -104,28 +110,48 @@ def make_pack(
             header_sha256=header_sha256,
         )
         temporary.replace(out)
+    except OSError as error:
+        raise ConfigError(f"pack {out} cannot be written", detail=str(error)) from error
     finally:
         volume_key[:] = bytes(len(volume_key))
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return descriptor
 
 
 def verify_pack(path: Path, descriptor: PackDescriptor) -> None:
-    """Check every block of a pack against its root hash, and its header against its digest.
+    """Check every byte of a pack: size, header, the hash tree's head, and every block against the root hash.
 
     Raises:
         VerificationError: one differs.
     """
     with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(descriptor.hash_offset)
+        superblock = file.read(BLOCK)
+        file.seek(0)
         actual = hashlib.sha256(file.read(HEADER_SIZE)).hexdigest()
+    if size != descriptor.size:
+        raise VerificationError(f"pack {path} has {size} bytes; {descriptor.size} are required")
+    if superblock != _superblock(descriptor):
+        raise VerificationError(f"pack {path} has a hash tree with another head than the descriptor's")
     if actual != descriptor.header_sha256:
         raise VerificationError(f"pack header is sha256:{actual}; sha256:{descriptor.header_sha256} is required")
     arguments = ["veritysetup", "verify", "--hash=sha256", "--salt", descriptor.salt]
     arguments += ["--hash-offset", str(descriptor.hash_offset), str(path), str(path), descriptor.root_hash]
     try:
         run(arguments, what="checking the hash tree")
-    except CvmError as error:
+    except BuildError as error:
         raise VerificationError(f"pack {path} has a block that its hash tree refuses", detail=error.detail) from error
+
+
+def _superblock(descriptor: PackDescriptor) -> bytes:
+    """Return the block before the hash tree, which no hash covers and no guest reads (cryptsetup's verity.c)."""
+    salt = bytes.fromhex(descriptor.salt)
+    head = _SUPERBLOCK.pack(
+        b"verity", 1, 1, bytes(16), b"sha256", BLOCK, BLOCK, descriptor.data_blocks, len(salt), salt
+    )
+    return head.ljust(BLOCK, b"\0")
 
 
 @contextmanager
@@ -172,7 +198,7 @@ def _squash(source: TreeSource | TarSource, target: int) -> int:
         )
     size = os.fstat(target).st_size
     if size == 0:
-        raise CvmError("packing wrote an empty file system")
+        raise BuildError("packing wrote an empty file system")
     padded = -(-size // BLOCK) * BLOCK
     os.ftruncate(target, padded)
     return padded
@@ -235,7 +261,7 @@ def _hash_tree(path: Path, blocks: int, salt: str) -> str:
     printed = run([*arguments, str(path), str(path)], what="making the hash tree")
     match = re.search(r"^Root hash:\s*([0-9a-f]{64})$", printed, re.MULTILINE)
     if match is None:
-        raise CvmError("veritysetup printed no root hash", detail=printed[-2000:])
+        raise BuildError("veritysetup printed no root hash", detail=printed[-2000:])
     return match[1]
 
 
@@ -251,5 +277,5 @@ def _volume_key_digest(path: Path) -> str:
     metadata = json.loads(run(["cryptsetup", "luksDump", "--dump-json-metadata", str(path)], what="reading the header"))
     digests = list(metadata["digests"].values())
     if len(digests) != 1:
-        raise CvmError(f"the new LUKS header has {len(digests)} digests; 1 is required")
+        raise BuildError(f"the new LUKS header has {len(digests)} digests; 1 is required")
     return str(digests[0]["digest"])

@@ -69,14 +69,16 @@ def run(
         # Read beside writing: a program that has filled its output pipe takes no more input.
         output = reader.submit(process.stdout.read)
         try:
-            # A program that does not want all of it: its exit code and output say why.
-            with suppress(BrokenPipeError):
-                for piece in [stdin] if isinstance(stdin, bytes) else stdin:
-                    process.stdin.write(piece)
-                process.stdin.close()
+            for piece in [stdin] if isinstance(stdin, bytes) else stdin:
+                process.stdin.write(piece)
+        except BrokenPipeError:
+            pass  # it does not want all of it; its exit code and output say why
         except BaseException:
             process.kill()
             raise
+        finally:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
         printed = output.result().decode("utf-8", "replace")
         code = process.wait()
     if code != 0:
