@@ -178,10 +178,16 @@ def _squash(source: TreeSource | TarSource, target: int) -> int:
     else:
         if not source.path.exists():
             raise ConfigError(f"{source.path} does not exist", hint="check the path under inputs: in the job file")
+        path_in = source.path
+        if path_in.is_symlink():
+            # mksquashfs would pack the link itself.
+            path_in = path_in.resolve()
+            if not path_in.is_dir():
+                raise ConfigError(f"{source.path} is a link to a file", hint=f"name the file itself: {path_in}")
         run(
             [
                 "mksquashfs",
-                str(source.path),
+                str(path_in),
                 path,
                 "-noappend",
                 "-all-root",
@@ -191,7 +197,7 @@ def _squash(source: TreeSource | TarSource, target: int) -> int:
                 "0",
                 *_READABLE,
             ]
-            + (["-root-mode", "755"] if source.path.is_dir() else [])
+            + (["-root-mode", "755"] if path_in.is_dir() else [])
             + _SQUASHFS,
             pass_fds=[target],
             what=f"packing {source.path}",

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cvmtool.config import Settings, private_dir, write_atomic
 from cvmtool.data.oci import OciImage
 from cvmtool.data.pack import Progress, TarSource, TreeSource, make_pack, verify_pack
-from cvmtool.errors import ConfigError, CvmError, FormatError, VerificationError
+from cvmtool.errors import ConfigError, FormatError
 from cvmtool.formats.pack import PackDescriptor, Role, parse_pack_descriptor
 from cvmtool.formats.wire import lp, parse_json
 from cvmtool.owner.keystore import OwnerKeys
@@ -118,12 +118,9 @@ def check_pack(path: Path) -> PackDescriptor:
     """
     try:
         descriptor = read_descriptor(_sidecar(path))
-        size = path.stat().st_size
+        verify_pack(path, descriptor)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read, or its descriptor {_sidecar(path)}", detail=str(error)) from error
-    if size != descriptor.size:
-        raise VerificationError(f"pack {path} has {size} bytes; {descriptor.size} are required")
-    verify_pack(path, descriptor)
     return descriptor
 
 
@@ -161,8 +158,10 @@ def tree_digest(path: Path) -> bytes:
     """
     if not path.exists():
         raise ConfigError(f"{path} does not exist", hint="check the paths under inputs: in the job file")
+    if path.is_symlink() and not path.is_dir():
+        raise ConfigError(f"{path} is a link to a file", hint=f"name the file itself: {path.resolve()}")
     digest = hashlib.sha256()
-    entries = sorted(path.rglob("*"), key=os.fsencode) if path.is_dir() else [path]
+    entries = sorted(_below(path), key=os.fsencode) if path.is_dir() else [path]
     for entry in entries:
         name = os.fsencode(entry.relative_to(path) if entry != path else Path(entry.name))
         try:
@@ -171,7 +170,7 @@ def tree_digest(path: Path) -> bytes:
             elif entry.is_dir():
                 kind, content = b"d", b""
             elif entry.is_file():
-                kind = b"x" if os.access(entry, os.X_OK) else b"f"
+                kind = b"x" if entry.stat().st_mode & 0o111 else b"f"
                 with entry.open("rb") as file:
                     content = hashlib.file_digest(file, "sha256").digest()
             else:
@@ -180,5 +179,18 @@ def tree_digest(path: Path) -> bytes:
             raise ConfigError(f"{entry} cannot be read", detail=str(error)) from error
         digest.update(lp(kind, name, content))
     if not entries:
-        raise CvmError(f"{path} is empty; an input needs at least one file")
+        raise ConfigError(f"{path} is empty; an input needs at least one file")
     return digest.digest()
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield what is below a directory, links not followed. Path.rglob would pass over a directory that cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(Path(entry.path), entry.is_dir(follow_symlinks=False)) for entry in entries]
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be read", detail=str(error)) from error
+    for path, is_dir in found:
+        yield path
+        if is_dir:
+            yield from _below(path)
