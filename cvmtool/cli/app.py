@@ -19,6 +19,8 @@ from cvmtool.cli.drill import drill
 from cvmtool.cli.train import train
 from cvmtool.errors import CvmError
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="cvmtool",
     help="Train on data nobody else may see: AMD SEV-SNP confidential virtual machines, built, attested and run.",
@@ -59,10 +61,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         # No command returns a value; what comes back is the code of a typer.Exit, an interruption's 130 included.
-        code = app(standalone_mode=False)
-        if code == 130:
-            raise KeyboardInterrupt
-        sys.exit(code or 0)
+        code = app(standalone_mode=False) or 0
     except CvmError as error:
         from cvmtool.cli.render import show_error
 
@@ -70,13 +69,16 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("cvmtool: interrupted", err=True)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except Exception as error:
         # Click's usage errors know how to show themselves; typer does not export their class.
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):
             raise
         error.show()
         sys.exit(2)
+    if code == _INTERRUPTED:
+        typer.echo("cvmtool: interrupted", err=True)
+    sys.exit(code)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -84,7 +84,7 @@ def verify(
         authentic = verify_report(received, certificates, rules.trusted_roots(), time, listed)
     except (FormatError, VerificationError) as error:
         _verdict(document, _failed_check(error), error, as_json=as_json)
-        raise
+        _end(error, as_json=as_json)
     from cvmtool.owner.judge import judge
 
     fresh = () if report_data is None else (_fresh_check(authentic, report_data),)
@@ -93,7 +93,47 @@ def verify(
     document["report"] = _fields(authentic.report)
     _verdict(document, checks, refusal, as_json=as_json)
     if refusal is not None:
-        raise refusal
+        _end(refusal, as_json=as_json)
+
+
+@app.command()
+def replay(
+    case: Annotated[Path, typer.Argument(help="A directory that a refusal was saved in.", metavar="DIR")],
+    as_json: Json = False,
+) -> None:
+    """Decide a saved case again, offline, as of its own time. Ends with the refusal's exit code."""
+    from cvmtool.errors import CvmError, VerificationError
+    from cvmtool.flows.cases import read_case
+
+    saved = read_case(case)
+    document: dict[str, Any] = {
+        "schema": "cvmtool/attest-replay/v1",
+        "at": saved.at.isoformat(),
+        "simulated": saved.policy.trusted_roots().simulated,
+        "unchecked": list(saved.policy.unchecked),
+    }
+    try:
+        guest = saved.decide()
+    except CvmError as refusal:
+        document["same_as_recorded"] = saved.is_same(refusal)
+        _verdict(document, getattr(refusal, "checks", None) or _failed_check(refusal), refusal, as_json=as_json)
+        if not saved.is_same(refusal):
+            Console(stderr=True).print(f"recorded: exit {saved.exit_code}: {saved.message}", markup=False)
+        _end(refusal, as_json=as_json)
+    document["same_as_recorded"] = False
+    _verdict(document, guest.checks, None, as_json=as_json)
+    accepted = VerificationError(
+        f"the case is accepted now; it was refused with exit code {saved.exit_code}: {saved.message}",
+        hint="was the case edited, or does this cvmtool decide otherwise than the one that refused?",
+    )
+    _end(accepted, as_json=as_json)
+
+
+def _end(error: CvmError, *, as_json: bool) -> NoReturn:
+    """End with the error's exit code; with --json the verdict is the one document, and says why."""
+    if as_json:
+        raise typer.Exit(error.exit_code)
+    raise error
 
 
 def _fresh_check(authentic: AuthenticReport, text: str) -> Check:
@@ -140,6 +180,7 @@ def _verdict(document: dict[str, Any], checks: tuple[Check, ...], error: CvmErro
         document |= {
             "verdict": verdict,
             "error": None if error is None else error.message,
+            "hint": None if error is None else error.hint,
             "checks": [asdict(check) for check in checks],
         }
         _print_json(document)

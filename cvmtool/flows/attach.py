@@ -7,7 +7,6 @@ Zone: flows. A refusal leaves the evidence on disk, so that it can be decided ag
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -15,11 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cvmtool.config import private_dir, write_atomic
 from cvmtool.dryrun.amd import FakeAmd
 from cvmtool.dryrun.faults import Fault
 from cvmtool.errors import CvmError
 from cvmtool.flows.boot import BootWatch
+from cvmtool.flows.cases import save_case
 from cvmtool.flows.machine import Machine
 from cvmtool.flows.reporter import Stage
 from cvmtool.flows.simulate import secure_processor
@@ -30,14 +29,7 @@ from cvmtool.host.channel import AgentChannel
 from cvmtool.owner.appraise import VerifiedGuest
 from cvmtool.owner.keystore import OwnerKeys
 from cvmtool.owner.policy import Policy
-from cvmtool.owner.policyfile import encode_policy
 from cvmtool.owner.session import Session
-
-# Names in a case's directory.
-EVIDENCE_FILE = "evidence.bin"
-POLICY_FILE = "policy.toml"
-CASE_FILE = "case.json"
-CASE_SCHEMA = "cvmtool/case/v1"
 
 NonceSource = Callable[[int], bytes]
 StageOf = Callable[[Stage, str], AbstractContextManager[None]]
@@ -107,7 +99,15 @@ def judge(session: Session, evidence: Evidence, challenge: Challenge) -> Verifie
     try:
         return session.judge(evidence, at)
     except CvmError as error:
-        case = save_case(challenge, session.nonce, evidence, at, error)
+        case = save_case(
+            challenge.cases_dir,
+            evidence=evidence,
+            policy=challenge.policy,
+            nonce=session.nonce,
+            host_data=challenge.manifest.host_data,
+            at=at,
+            error=error,
+        )
         error.hint = f"{error.hint + '; ' if error.hint else ''}decide it again: cvmtool attest replay {case}"
         raise
 
@@ -131,21 +131,3 @@ def attach(machine: Machine, challenge: Challenge, amd: FakeAmd, *, stage: Stage
                 sign=challenge.keys.sign,
             )
         yield Attached(guest=guest, evidence=evidence, nonce=session.nonce, channel=channel)
-
-
-def save_case(challenge: Challenge, nonce: bytes, evidence: Evidence, at: datetime, error: CvmError) -> Path:
-    """Write everything that a refusal was decided from; return the directory."""
-    folder = private_dir(challenge.cases_dir) / f"{at:%Y%m%d-%H%M%S}-{nonce.hex()[:8]}"
-    private_dir(folder)
-    write_atomic(folder / EVIDENCE_FILE, evidence.encode())
-    write_atomic(folder / POLICY_FILE, encode_policy(challenge.policy).encode("utf-8"))
-    case = {
-        "schema": CASE_SCHEMA,
-        "at": at.isoformat(),
-        "nonce": nonce.hex(),
-        "host_data": challenge.manifest.host_data.hex(),
-        "exit_code": error.exit_code,
-        "message": error.message,
-    }
-    write_atomic(folder / CASE_FILE, json.dumps(case, indent=1).encode("utf-8") + b"\n")
-    return folder

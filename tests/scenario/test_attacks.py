@@ -10,6 +10,8 @@ import pytest
 
 from cvmtool.cli.render import JsonReporter
 from cvmtool.config import Settings
+from cvmtool.errors import CvmError
+from cvmtool.flows.cases import read_case
 from cvmtool.flows.drill import DrillResult, all_drills, run_drills
 from cvmtool.image.bundle import Bundle
 
@@ -46,6 +48,17 @@ def test_refused_boot_names_the_component(name: str) -> None:
 
 def test_every_class_of_refusal_is_drilled() -> None:
     assert {drill.exit_code for drill in DRILLS.values()} >= {4, 5, 6, 7}
+
+
+def test_saved_cases_replay_the_same(outcomes: dict[str, DrillResult], settings: Settings) -> None:
+    cases = [read_case(folder) for folder in sorted(settings.cases_dir.iterdir())]
+    for case in cases:
+        with pytest.raises(CvmError) as refused:
+            case.decide()
+        assert case.is_same(refused.value), refused.value.message
+    # What the owner refused by its evidence is saved; what the guest or the firmware refused never showed any.
+    messages = {case.message for case in cases}
+    assert {result.message for result in outcomes.values() if "policy refuses" in result.message} <= messages
 
 
 def test_machines_leave_nothing_behind(outcomes: dict[str, DrillResult], settings: Settings) -> None:

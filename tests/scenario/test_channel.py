@@ -80,7 +80,9 @@ def test_second_client_takes_over(machine: Machine, challenge: Challenge, amd: F
             first.channel.request(Op.STATUS)
 
 
-@pytest.mark.parametrize("garbage", [b"\0" * 100_000, secrets.token_bytes(4096), b"GET / HTTP/1.1\r\n\r\n", b"\nCVM1 OPEN 00"])
+@pytest.mark.parametrize(
+    "garbage", [b"\0" * 100_000, secrets.token_bytes(4096), b"GET / HTTP/1.1\r\n\r\n", b"\nCVM1 OPEN 00"]
+)
 def test_garbage_on_the_port_is_ignored(garbage: bytes, machine: Machine, challenge: Challenge, amd: FakeAmd) -> None:
     port = machine.hypervisor.open_port(machine.name, AGENT_PORT)
     port.sendall(garbage)
@@ -104,7 +106,7 @@ def test_other_host_key_is_refused(machine: Machine, challenge: Challenge, amd: 
 
 
 def test_another_owner_is_refused_by_the_guest(machine: Machine, challenge: Challenge, amd: FakeAmd) -> None:
-    from cvmtool.owner.keystore import generate_keys  # noqa: PLC0415
+    from cvmtool.owner.keystore import generate_keys
 
     stranger = replace(challenge, keys=generate_keys())
     with pytest.raises(FreshnessError), attach(machine, stranger, amd, stage=no_stage):
@@ -140,8 +142,8 @@ def test_operations_out_of_order_are_refused(machine: Machine, challenge: Challe
 
 
 def test_secret_of_another_session_does_not_open(machine: Machine, challenge: Challenge, amd: FakeAmd) -> None:
-    from cvmtool.formats.release import Secrets  # noqa: PLC0415
-    from cvmtool.owner.seal import seal  # noqa: PLC0415
+    from cvmtool.formats.release import Secrets
+    from cvmtool.owner.seal import seal
 
     packs = {pack.root_hash: challenge.keys.pack_passphrase(pack.luks_uuid) for pack in challenge.manifest.packs}
     with attach(machine, challenge, amd, stage=no_stage) as attached:

@@ -15,7 +15,7 @@ import pytest
 from cvmtool.config import Settings
 from cvmtool.flows.jobs import JobState, load_jobs
 from cvmtool.flows.train import Prepared
-from cvmtool.host.hypervisor import EMBEDDED_DIR
+from cvmtool.host.embedded import EMBEDDED_DIR
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 
@@ -23,9 +23,25 @@ pytestmark = [pytest.mark.vm, pytest.mark.image]
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
 @pytest.mark.parametrize("stage", ["start", "boot", "unlock", "train"])
 def test_interrupt_leaves_nothing_behind(
-    stage: str, stop: signal.Signals, example: Path, prepared: Prepared, settings: Settings, environment: dict[str, str], tmp_path: Path
+    stage: str,
+    stop: signal.Signals,
+    example: Path,
+    prepared: Prepared,
+    settings: Settings,
+    environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
-    command = [sys.executable, "-m", "cvmtool", "train", str(example), "--dry-run", "--results", str(tmp_path), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "cvmtool",
+        "train",
+        str(example),
+        "--dry-run",
+        "--results",
+        str(tmp_path),
+        "--json",
+    ]
     with subprocess.Popen(
         command,
         env=environment,

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from cvmtool.cli.render import JsonReporter
 from cvmtool.config import Settings
 from cvmtool.flows.machine import connect
 from cvmtool.flows.train import Prepared, prepare, train
-from cvmtool.host.hypervisor import EMBEDDED_DIR, Hypervisor
+from cvmtool.host.embedded import EMBEDDED_DIR
+from cvmtool.host.hypervisor import Hypervisor
 from cvmtool.image.bundle import Bundle
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
@@ -66,9 +66,8 @@ def watched(example: Path, bundle: Bundle, settings: Settings, place: Path) -> W
     marks = {name: secrets.token_bytes(48) for name in ("data", "model")}
     spoken = secrets.token_hex(24)
     folder = place / "marked"
-    os.makedirs(folder / "in/data")
-    os.makedirs(folder / "in/model")
     for name, mark in marks.items():
+        (folder / "in" / name).mkdir(parents=True)
         (folder / "in" / name / "mark").write_bytes(mark * 64)
     job = example.read_text().split("\ncommand:")[0]
     job = job.replace("oci-archive:container.oci.tar", f"oci-archive:{example.parent / 'container.oci.tar'}")
@@ -96,7 +95,10 @@ resources: {{vcpus: 1, memory: 768MiB}}
             **marks,
             "what the container printed": spoken.encode(),
             "owner seed": bytes.fromhex(settings.keystore.read_text().split()[-1]),
-            **{f"passphrase of {p.descriptor.name}": keys.pack_passphrase(p.descriptor.luks_uuid) for p in prepared.packs},
+            **{
+                f"passphrase of {p.descriptor.name}": keys.pack_passphrase(p.descriptor.luks_uuid)
+                for p in prepared.packs
+            },
         },
         prepared=prepared,
         results=folder / "out",
@@ -109,7 +111,14 @@ def test_the_search_finds_what_is_there(watched: Watched) -> None:
     assert any(kernel in content for content in watched.seen.values())
     assert watched.secrets["data"] in (watched.results / "out").read_bytes()
     names = {Path(name).name for name in watched.seen}
-    assert {"console.log", "rootfs.img", "pack-data.img", "pack-model.img", "pack-container.img", "firmware.fd"} <= names
+    assert {
+        "console.log",
+        "rootfs.img",
+        "pack-data.img",
+        "pack-model.img",
+        "pack-container.img",
+        "firmware.fd",
+    } <= names
 
 
 def test_host_sees_nothing_of_data_model_or_key(watched: Watched) -> None:

@@ -118,7 +118,9 @@ def test_receipt_verifies_offline(run: Run, settings: Settings, environment: dic
     assert document["exit_code"] == 0
 
 
-def test_receipt_of_other_outputs_is_refused(run: Run, settings: Settings, environment: dict[str, str], tmp_path: Path) -> None:
+def test_receipt_of_other_outputs_is_refused(
+    run: Run, settings: Settings, environment: dict[str, str], tmp_path: Path
+) -> None:
     policy = load_job(settings.jobs_dir, run.summary["job"]).path / "policy.toml"
     shutil.copytree(run.folder, tmp_path / "out")
     with (tmp_path / "out" / "metrics.json").open("a") as file:
