@@ -126,6 +126,14 @@ def load_settings(environ: Mapping[str, str] | None = None, *, project: Path | N
     )
 
 
+def session_dirs(environ: Mapping[str, str] | None = None) -> tuple[Path, Path]:
+    """Return what stands for XDG_RUNTIME_DIR and XDG_CONFIG_HOME in libvirt's eyes; its session sockets lie below."""
+    env = os.environ if environ is None else environ
+    home = Path(env.get("HOME") or "~").expanduser()
+    cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
+    return Path(env.get("XDG_RUNTIME_DIR") or cache), Path(env.get("XDG_CONFIG_HOME") or home / ".config")
+
+
 def _names() -> list[str]:
     return [field.name for field in fields(Settings)]
 

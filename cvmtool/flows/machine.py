@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvmtool.config import Settings, private_dir, resources
+from cvmtool.config import Settings, private_dir, resources, session_dirs
 from cvmtool.errors import BuildError, CvmError, HostError
 from cvmtool.flows.packs import SealedPack
 from cvmtool.flows.reporter import Reporter
@@ -100,7 +100,8 @@ def start_machine(
     directory.create()
     hypervisor = None
     try:
-        uri = settings.host or choose_uri(uid=os.geteuid())
+        runtime, config = session_dirs()
+        uri = settings.host or choose_uri(uid=os.geteuid(), runtime=runtime, config=config)
         hypervisor = open_host(uri, private_dir(settings.state_dir) / LIBVIRT_LOG_FILE)
         probe = _probe(bundle, manifest, hypervisor.emulator())
         acceleration = probe_kvm(probe, cache=private_dir(settings.probes_dir))

@@ -10,7 +10,6 @@ Errors are mapped by libvirt's code, never by its text; the text goes into `deta
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
 import threading
@@ -25,16 +24,8 @@ from typing import Any
 
 from cvmtool.errors import ConfigError, HostError
 from cvmtool.host.domain import LiveDomain, is_ours, parse_live_domain
+from cvmtool.host.embedded import embedded_root, embedded_uri, prepare, session_fits
 
-EMBEDDED_DIR = Path("/run/cvmtool")
-"""Root directories of embedded drivers. Short: a socket's path below has room for about 108 bytes."""
-
-_EMBED_CONF = """\
-# Written by cvmtool: libvirt inside this process, without virtlogd.
-stdio_handler = "file"
-namespaces = []
-remember_owner = 0
-"""
 _SETTLE_SECONDS = 10.0  # how long a reopened embedded driver may take to find its domains' monitors again
 
 
@@ -95,19 +86,24 @@ class _EventLoop:
             libvirt.virEventRunDefaultImpl()
 
 
-def choose_uri(*, uid: int) -> str:
+def choose_uri(*, uid: int, runtime: Path, config: Path) -> str:
     """Choose where a dry run goes when no host is named.
 
-    An ordinary user's session daemon; for root the system daemon where it answers, else libvirt inside this process,
-    with a root directory of this process's own (libvirt allows one process a root and one root a process).
+    An ordinary user's session daemon where its sockets have room; for root the system daemon where it answers; else
+    libvirt inside this process, with a root directory of this process's own.
+
+    Args:
+        uid: the user's number.
+        runtime: what stands for the user's XDG_RUNTIME_DIR; the session daemon's sockets lie below.
+        config: what stands for the user's XDG_CONFIG_HOME; QEMU's monitors lie below.
     """
     if uid != 0:
-        return "qemu:///session"
+        return "qemu:///session" if session_fits(runtime, config) else embedded_uri(uid=uid, pid=os.getpid())
     with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(2)
         probe.connect("/run/libvirt/libvirt-sock")
         return "qemu:///system"
-    return f"qemu:///embed?root={EMBEDDED_DIR / str(os.getpid())}"
+    return embedded_uri(uid=uid, pid=os.getpid())
 
 
 class Hypervisor:
@@ -131,9 +127,9 @@ class Hypervisor:
         os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{log}")
         self._libvirt = libvirt_module()
         _EventLoop.ensure(self._libvirt)
-        self._root = _embedded_root(uri)
+        self._root = embedded_root(uri)
         if self._root is not None:
-            _prepare_embedded(self._root)
+            prepare(self._root)
         try:
             self._connection = self._libvirt.open(uri)
         except self._libvirt.libvirtError as error:
@@ -142,7 +138,7 @@ class Hypervisor:
     @classmethod
     def open(cls, uri: str, *, log: Path) -> Hypervisor:
         """Connect, sharing this process's one embedded driver."""
-        if _embedded_root(uri) is None:
+        if embedded_root(uri) is None:
             return cls(uri, log=log)
         if cls._embedded is None or not cls._embedded.alive:
             cls._embedded = cls(uri, log=log)
@@ -336,37 +332,6 @@ class Hypervisor:
             libvirt.VIR_ERR_SYSTEM_ERROR: "does the host still run? cvmtool vm list",
         }
         return HostError(f"the host could not {action}", detail=str(error), hint=hints.get(code) if code else None)
-
-
-def _embedded_root(uri: str) -> Path | None:
-    prefix = "qemu:///embed?root="
-    return Path(uri.removeprefix(prefix)) if uri.startswith(prefix) else None
-
-
-def _prepare_embedded(root: Path) -> None:
-    # QEMU runs as another user when we are root; it must be able to reach its sockets below.
-    (root / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
-    # libvirt asks QEMU what it can do (seconds) and keeps the answer; every root directory shares it.
-    kept = root.parent / "cache"
-    kept.mkdir(exist_ok=True)
-    with suppress(FileExistsError):
-        (root / "cache").symlink_to(kept)
-    config = _EMBED_CONF
-    if not _qemu_user_reaches_kvm():
-        # libvirt (as root) finds KVM, finds it unusable for QEMU's user, and asks QEMU again: at each of some twenty
-        # questions, 80 s in all. As root the answers agree. QEMU still runs without capabilities, in its sandbox.
-        config += 'user = "root"\ngroup = "root"\n'
-    (root / "etc/qemu.conf").write_text(config)
-
-
-def _qemu_user_reaches_kvm() -> bool:
-    try:
-        device = Path("/dev/kvm").stat()
-        user = pwd.getpwnam("libvirt-qemu")
-    except (OSError, KeyError):
-        return True  # no KVM, or no such user: nothing to disagree about
-    groups = os.getgrouplist(user.pw_name, user.pw_gid)
-    return bool(device.st_mode & 0o006 == 0o006 or (device.st_gid in groups and device.st_mode & 0o060 == 0o060))
 
 
 def _connect_hint(uri: str) -> str:

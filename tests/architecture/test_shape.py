@@ -11,9 +11,7 @@ from tests.architecture.source import MODULES, Module
 MOST_LINES = 450
 MOST_FUNCTION_LINES = 80
 # What is longer, how long it may be, and why. The numbers may fall and never rise.
-LONGER = {
-    "host/hypervisor.py": (470, "the one door to libvirt, whose three drivers need three kinds of care"),
-}
+LONGER: dict[str, tuple[int, str]] = {}
 HEAD = "# SPDX-FileCopyrightText: The cvmtool authors\n# SPDX-License-Identifier: Apache-2.0\n"
 
 

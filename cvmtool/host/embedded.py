@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""libvirt inside this process: where its root directory is, and what must lie there before it is opened.
+
+Zone: host. libvirt allows one process a root and one root a process. Why QEMU runs as root there at times: docs/adr/0014.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from cvmtool.errors import HostError
+
+EMBEDDED_DIR = Path("/run/cvmtool")
+"""Root directories of embedded drivers, as root. Short: a socket's path below has room for 107 bytes."""
+
+_URI = "qemu:///embed?root="
+_CONF = """\
+# Written by cvmtool: libvirt inside this process, without virtlogd.
+stdio_handler = "file"
+namespaces = []
+remember_owner = 0
+"""
+_SOCKET_BYTES = 107  # of sun_path, its NUL aside
+# The longest that libvirt makes below its session directories: a domain's number and 20 bytes of its name.
+_LONGEST_RUNTIME = "libvirt/qemu/run/channel/99999-12345678901234567890/org.cvmtool.agent.0"
+_LONGEST_CONFIG = "libvirt/qemu/lib/domain-99999-12345678901234567890/monitor.sock"
+
+
+def embedded_dir(uid: int) -> Path:
+    """Return the directory of a user's embedded roots."""
+    return EMBEDDED_DIR if uid == 0 else Path(f"/tmp/cvmtool-{uid}")  # noqa: S108 - short, and checked by `prepare`
+
+
+def embedded_uri(*, uid: int, pid: int) -> str:
+    """Return the URI of a process's own libvirt."""
+    return f"{_URI}{embedded_dir(uid) / str(pid)}"
+
+
+def embedded_root(uri: str) -> Path | None:
+    """Return the root directory that a URI names, or None if it names no embedded driver."""
+    return Path(uri.removeprefix(_URI)) if uri.startswith(_URI) else None
+
+
+def session_fits(runtime: Path, config: Path) -> bool:
+    """Say whether an ordinary user's session daemon can have its sockets below these directories.
+
+    It cannot where a home directory's path is long, or the runtime directory is missing or another user's (after `su`).
+
+    Args:
+        runtime: what stands for XDG_RUNTIME_DIR.
+        config: what stands for XDG_CONFIG_HOME.
+    """
+    longest = (runtime / _LONGEST_RUNTIME, config / _LONGEST_CONFIG)
+    if max(len(os.fsencode(path)) for path in longest) > _SOCKET_BYTES:
+        return False
+    there = next(path for path in (runtime, *runtime.parents) if os.access(path, os.F_OK))
+    return os.access(there, os.W_OK | os.X_OK)
+
+
+def prepare(root: Path) -> None:
+    """Make a root directory and write its configuration.
+
+    Raises:
+        HostError: it cannot be made, or stands in a directory of /tmp that another user could write to.
+    """
+    try:
+        if root.parent == embedded_dir(os.geteuid()) and os.geteuid() != 0:
+            _own(root.parent)
+        # QEMU runs as another user when we are root; it must be able to reach its sockets below.
+        (root / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
+        # libvirt asks QEMU what it can do (seconds) and keeps the answer; every root directory shares it.
+        kept = root.parent / "cache"
+        kept.mkdir(exist_ok=True)
+        with suppress(FileExistsError):
+            (root / "cache").symlink_to(kept)
+        (root / "etc/qemu.conf").write_text(_configuration())
+    except OSError as error:
+        raise HostError(f"libvirt's directory {root} cannot be made", detail=str(error)) from error
+
+
+def _own(folder: Path) -> None:
+    """Make a directory of /tmp, or refuse one that another user made first: what lies there says which QEMU is run."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise HostError(
+            f"{folder} is not a directory of this user's alone; libvirt's files cannot stand there",
+            hint=f"remove it, or give libvirt a short path of your own: CVMTOOL_HOST='{_URI}DIR'",
+        )
+
+
+def _configuration() -> str:
+    if os.geteuid() != 0 or _qemu_user_reaches_kvm():
+        return _CONF
+    # libvirt (as root) finds KVM, finds it unusable for QEMU's user, and asks QEMU again: at each of some twenty
+    # questions, 80 s in all. As root the answers agree. QEMU still runs without capabilities, in its sandbox.
+    return _CONF + 'user = "root"\ngroup = "root"\n'
+
+
+def _qemu_user_reaches_kvm() -> bool:
+    try:
+        device = Path("/dev/kvm").stat()
+        user = pwd.getpwnam("libvirt-qemu")
+    except (OSError, KeyError):
+        return True  # no KVM, or no such user: nothing to disagree about
+    groups = os.getgrouplist(user.pw_name, user.pw_gid)
+    return bool(device.st_mode & 0o006 == 0o006 or (device.st_gid in groups and device.st_mode & 0o060 == 0o060))
