@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
 from cvmtool.config import private_dir, write_atomic
-from cvmtool.errors import ConfigError
+from cvmtool.errors import ConfigError, FormatError
 
 # Names in a job's directory.
 RECORD_FILE = "job.json"
@@ -102,15 +102,37 @@ class JobDir:
         write_atomic(self.path / name, data)
 
 
+def _parse_record(data: bytes) -> JobRecord:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError("the job's record is not JSON") from error
+    names = {item.name for item in fields(JobRecord)}
+    texts = ("id", "name", "created", "machine")
+    if (
+        not isinstance(value, dict)
+        or value.pop("schema", None) != SCHEMA
+        or not value.keys() <= names
+        or not all(isinstance(value.get(key), str) for key in texts)
+        or value.get("state") not in tuple(JobState)
+        or not isinstance(value.get("simulated"), bool)
+        or not isinstance(value.get("stages", {}), dict)
+        or not all(isinstance(seconds, int | float) for seconds in value.get("stages", {}).values())
+    ):
+        raise FormatError(f"the job's record does not follow {SCHEMA}")
+    return JobRecord(**{**value, "state": JobState(value["state"])})
+
+
 def load_job(jobs_dir: Path, reference: str) -> JobDir:
     """Find a run by its id, by an unambiguous beginning of it, or by the job's name (the latest run).
 
     Raises:
         ConfigError: there is none, or several.
     """
-    found = [job for job in load_jobs(jobs_dir) if job.record.id == reference or job.record.id.startswith(reference)]
+    jobs = list(load_jobs(jobs_dir)) if reference else []
+    found = [job for job in jobs if job.record.id.startswith(reference)]
     exact = [job for job in found if job.record.id == reference]
-    named = [job for job in found if job.record.name == reference]
+    named = [job for job in jobs if job.record.name == reference]
     chosen = exact or (named[-1:] if named else found)
     if not chosen:
         raise ConfigError(f"there is no job {reference!r}", hint="cvmtool jobs list")
@@ -124,11 +146,7 @@ def load_jobs(jobs_dir: Path) -> Iterator[JobDir]:
     jobs = []
     for path in jobs_dir.glob(f"*/{RECORD_FILE}"):
         try:
-            value = json.loads(path.read_text("utf-8"))
-            if value.pop("schema") != SCHEMA:
-                continue
-            value["state"] = JobState(value["state"])
-            jobs.append(JobDir(path.parent, JobRecord(**value)))
-        except (OSError, ValueError, KeyError, TypeError):
+            jobs.append(JobDir(path.parent, _parse_record(path.read_bytes())))
+        except (OSError, FormatError):
             continue
     yield from sorted(jobs, key=lambda job: (job.record.created, job.record.id))

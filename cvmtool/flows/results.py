@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvmtool.errors import FormatError, VerificationError
+from cvmtool.errors import ConfigError, FormatError, VerificationError
 from cvmtool.flows.reporter import Reporter
 from cvmtool.formats.control import Op
-from cvmtool.formats.job import JobManifest
+from cvmtool.formats.job import JobManifest, Output
 from cvmtool.formats.wire import canonical_json, natural, parse_hex, typed
 from cvmtool.host.channel import AgentChannel
 
@@ -69,7 +71,9 @@ def read_outcome(answer: dict[str, Any], manifest: JobManifest) -> Outcome:
     for item in typed(answer, "refused", list, what=what):
         if not isinstance(item, dict):
             raise FormatError(f"results.refused holds a {type(item).__name__}; an object is required")
-        refused.append((typed(item, "name", str, what=what)[:160], typed(item, "reason", str, what=what)[:400]))
+        name = typed(item, "name", str, what=what)
+        refused.append((name if name in declared else name[:160], typed(item, "reason", str, what=what)[:400]))
+    _account_for(declared, [name for name, _, _ in outputs], [name for name, _ in refused])
     log = typed(answer, "log", dict, what=what)
     parse_hex(log.get("sha256"), 32, what="results.log.sha256")
     return Outcome(
@@ -83,43 +87,68 @@ def read_outcome(answer: dict[str, Any], manifest: JobManifest) -> Outcome:
     )
 
 
+def _account_for(declared: Mapping[str, Output], delivered: list[str], refused: list[str]) -> None:
+    """Check that every declared output is delivered or refused, once. (A refusal may also name what was not declared.)"""
+    for name in declared:
+        times = delivered.count(name) + refused.count(name)
+        if times != 1:
+            raise FormatError(f"results names the declared output {name!r} {times} times; once is required")
+
+
 def fetch_outputs(channel: AgentChannel, outcome: Outcome, folder: Path, reporter: Reporter) -> tuple[Fetched, ...]:
     """Fetch every output into `folder`.
 
     Raises:
         VerificationError: what arrived is not what the guest announced.
+        ConfigError: the folder cannot be written.
         HostError: the connection broke; what is complete stays, what is not has no name yet.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     total = sum(size for _, size, _ in outcome.outputs)
     done = 0
     fetched = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made", detail=str(error)) from error
     for name, size, sha256 in outcome.outputs:
         # A declared name is a relative path of plain names (formats/job.py), so it stays below the folder.
         path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        digest = hashlib.sha256()
-        received = 0
+
+        def progress(received: int, before: int = done) -> None:
+            reporter.progress(before + received, total)
+
         try:
-            with part.open("wb") as file:
-                for piece in channel.stream(Op.FETCH, name=name, offset=0):
-                    received += len(piece)
-                    if received > size:
-                        raise VerificationError(f"output {name} is longer than the {size} bytes that were announced")
-                    digest.update(piece)
-                    file.write(piece)
-                    reporter.progress(done + received, total)
-                file.flush()
-                os.fsync(file.fileno())
-            if received != size or digest.hexdigest() != sha256:
-                raise VerificationError(
-                    f"output {name} is {received} bytes of sha256:{digest.hexdigest()}; "
-                    f"{size} bytes of sha256:{sha256} were announced"
-                )
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+            _fetch(channel, path, (name, size, sha256), progress)
+        except OSError as error:
+            raise ConfigError(f"output {path} cannot be written", detail=str(error)) from error
         done += size
         fetched.append(Fetched(name=name, path=path, size=size, sha256=sha256))
     return tuple(fetched)
+
+
+def _fetch(channel: AgentChannel, path: Path, announced: tuple[str, int, str], progress: Callable[[int], None]) -> None:
+    name, size, sha256 = announced
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    digest = hashlib.sha256()
+    received = 0
+    try:
+        with part.open("wb") as file:
+            for piece in channel.stream(Op.FETCH, name=name, offset=0):
+                received += len(piece)
+                if received > size:
+                    raise VerificationError(f"output {name} is longer than the {size} bytes that were announced")
+                digest.update(piece)
+                file.write(piece)
+                progress(received)
+            file.flush()
+            os.fsync(file.fileno())
+        if received != size or digest.hexdigest() != sha256:
+            raise VerificationError(
+                f"output {name} is {received} bytes of sha256:{digest.hexdigest()}; "
+                f"{size} bytes of sha256:{sha256} were announced"
+            )
+        part.replace(path)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
