@@ -168,9 +168,11 @@ def _squash(source: TreeSource | TarSource, target: int) -> int:
     """Build the squashfs in the memory file; return its size, a multiple of a block."""
     path = f"/proc/self/fd/{target}"
     if isinstance(source, TarSource):
-        # sqfstar takes the root inode's owner from its caller, so it runs as root of a user namespace of its own.
+        # sqfstar takes the root inode's owner from its caller, so it runs as root, if need be of a user namespace of its
+        # own; root itself may be where none can be made (a chroot, many containers).
+        as_root = () if (os.geteuid(), os.getegid()) == (0, 0) else ("unshare", "-r")
         run(
-            ["unshare", "-r", "sqfstar", "-force", "-root-mode", "755", *_SQUASHFS, path],
+            [*as_root, "sqfstar", "-force", "-root-mode", "755", *_SQUASHFS, path],
             stdin=source.pieces,
             pass_fds=[target],
             what="packing the container",
