@@ -88,4 +88,6 @@ def _pass_on(source: socket.socket, target: socket.socket, rewrite: Rewrite) -> 
             said = rewrite(heard)
             target.sendall(said[told:])
             told = len(said)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_RDWR)  # the other thread waits in it: closing alone would tell nobody
     target.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cvmtool.config import PACKAGE_DIR, Settings, resources
 from cvmtool.errors import ConfigError
+from cvmtool.formats.pack import NAME
 from cvmtool.image.archive import find_archive
 from cvmtool.image.build import RECIPE_FILE, Source, build_image
 from cvmtool.image.bundle import Bundle
@@ -25,7 +26,8 @@ def image_source(name: str) -> Source:
         ConfigError: there is none of that name.
     """
     folder = resources("images") / name
-    if not (folder / RECIPE_FILE).is_file():
+    # The name becomes a path, here and below the data directory.
+    if not NAME.fullmatch(name) or not (folder / RECIPE_FILE).is_file():
         known = ", ".join(sorted(path.parent.name for path in resources("images").glob(f"*/{RECIPE_FILE}")))
         raise ConfigError(f"there is no image {name!r}", hint=f"known images: {known}")
     return Source(image=folder, package=PACKAGE_DIR)
