@@ -63,9 +63,9 @@ class Tools:
 
     @contextmanager
     def squashfs(self, out: Path) -> Iterator[IO[bytes]]:
-        """Yield a pipe that takes a tar archive and becomes a squashfs (zstd, 128 KiB blocks) at `out`."""
+        """Yield a pipe that takes a tar archive and becomes a squashfs (lz4, 128 KiB blocks) at `out`."""
         argv = self.argv(
-            "usr/bin/sqfstar", "-quiet", "-no-progress", "-reproducible", "-comp", "zstd", "-b", "131072",
+            "usr/bin/sqfstar", "-quiet", "-no-progress", "-reproducible", "-comp", "lz4", "-Xhc", "-b", "131072",
             "-processors", "2", "-no-xattrs", "-root-mode", "755", "-root-uid", "0", "-root-gid", "0",
             "-root-time", str(self.time), out,
         )  # fmt: skip
