@@ -35,7 +35,7 @@ def pack(
 
     descriptor = pack_to_file(source, out, name=name or _name(source), keys=load_keys(load_settings()))
     if as_json:
-        emit_schema("pack", path=str(out), pack=descriptor.to_json())
+        emit_schema("data-pack", path=str(out), pack=descriptor.to_json())
     else:
         typer.echo(descriptor.root_hash)
 
@@ -51,7 +51,7 @@ def show(
 
     descriptor = check_pack(pack)
     if as_json:
-        emit_schema("pack", path=str(pack), pack=descriptor.to_json())
+        emit_schema("data-show", path=str(pack), pack=descriptor.to_json())
         return
     for key, value in descriptor.to_json().items():
         typer.echo(f"{key:<18} {value}")

@@ -40,7 +40,7 @@ def drill(
     if show:
         for item in drills:
             if as_json:
-                emit_schema("drill", name=item.name, attack=item.attack, exit_code=item.exit_code)
+                emit_schema("drill-list", name=item.name, attack=item.attack, exit_code=item.exit_code)
             else:
                 console.print(f"{item.name:<28} exit {item.exit_code}  {item.attack}", markup=False)
         return

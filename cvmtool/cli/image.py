@@ -51,6 +51,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build a guest image: firmware, kernel, initrd, root file system, and the launch digests that follow from them."""
+    from cvmtool.cli.render import emit_schema
     from cvmtool.config import load_settings
     from cvmtool.image.build import build_image
 
@@ -66,12 +67,16 @@ def build(
             progress=progress,
             notice=notice,
         )
-    _show(bundle, as_json=as_json)
+    if as_json:
+        emit_schema("image-build", **_as_json(bundle))
+    else:
+        _print(bundle)
 
 
 @app.command("list")
 def list_images(as_json: Json = False) -> None:
     """List the guest images that were built here."""
+    from cvmtool.cli.render import emit_schema
     from cvmtool.config import load_settings
     from cvmtool.errors import CvmError
     from cvmtool.image.bundle import MANIFEST_FILE, load_bundle
@@ -86,19 +91,28 @@ def list_images(as_json: Json = False) -> None:
             size = sum(artefact.size for artefact in bundle.manifest.artefacts())
             rows.append({"name": path.parent.name, "state": "ok", "digest": bundle.digest, "size": size})
     if as_json:
-        _print_json({"images": rows})
+        emit_schema("image-list", images=rows)
         return
     table = Table("NAME", "STATE", "MIB", "MANIFEST SHA-256", box=None)
     for row in rows:
         mib = f"{row['size'] / (1 << 20):.1f}" if "size" in row else ""
         table.add_row(row["name"], row["state"], mib, row.get("digest", row.get("why", "")))
-    Console().print(table if rows else "no guest image yet: cvmtool image build base")
+    if rows:
+        Console().print(table)
+    else:
+        typer.echo("no guest image yet: cvmtool image build base", err=True)
 
 
 @app.command()
 def show(bundle: BundleName, as_json: Json = False) -> None:
     """Show what a guest image is made of, after checking every file's SHA-256."""
-    _show(_load(bundle), as_json=as_json)
+    from cvmtool.cli.render import emit_schema
+
+    loaded = _load(bundle)
+    if as_json:
+        emit_schema("image-show", **_as_json(loaded))
+    else:
+        _print(loaded)
 
 
 @app.command()
@@ -109,6 +123,7 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Build a guest image again, compare it byte for byte, and say what differs."""
+    from cvmtool.cli.render import emit_schema
     from cvmtool.errors import BuildError
     from cvmtool.image.reproduce import reproduce_bundle
 
@@ -123,8 +138,11 @@ def reproduce(
             notice=notice,
         )
     if as_json:
-        _print_json(
-            {"bundle": str(standing.folder), "identical": result.identical, "differences": list(result.differences)}
+        emit_schema(
+            "image-reproduce",
+            bundle=str(standing.folder),
+            identical=result.identical,
+            differences=list(result.differences),
         )
     else:
         console = Console()
@@ -133,6 +151,8 @@ def reproduce(
         if result.identical:
             console.print(f"identical: {standing.digest}", highlight=False)
     if not result.identical:
+        if as_json:
+            raise typer.Exit(BuildError.exit_code)  # the one document says it
         raise BuildError(f"{bundle} is not what its inputs make: {len(result.differences)} differences; none may be")
 
 
@@ -150,6 +170,7 @@ def container(
     as_json: Json = False,
 ) -> None:
     """Build a training container from Debian packages, the same bytes each time, and print its digest."""
+    from cvmtool.cli.render import emit_schema
     from cvmtool.image.container import build_container
 
     with _stages() as (progress, notice):
@@ -166,7 +187,7 @@ def container(
         if changed:
             notice(f"{pin}: container.digest is now {built.digest}")
     if as_json:
-        _print_json({"image": f"oci-archive:{out}", "digest": built.digest, "pinned": changed})
+        emit_schema("image-container", image=f"oci-archive:{out}", digest=built.digest, pinned=changed)
     else:
         typer.echo(built.digest)
 
@@ -253,13 +274,13 @@ def _stages() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
     end()
 
 
-def _show(bundle: Bundle, *, as_json: bool) -> None:
+def _as_json(bundle: Bundle) -> dict[str, Any]:
+    return {"folder": str(bundle.folder), "digest": bundle.digest, "manifest": json.loads(bundle.manifest_bytes)}
+
+
+def _print(bundle: Bundle) -> None:
     from cvmtool.formats.manifest import Mode
 
-    if as_json:
-        manifest = json.loads(bundle.manifest_bytes)
-        _print_json({"folder": str(bundle.folder), "digest": bundle.digest, "manifest": manifest})
-        return
     image = bundle.manifest
     # Plain lines: a digest that is cut to fit a column is of no use.
     rows = [
@@ -273,7 +294,3 @@ def _show(bundle: Bundle, *, as_json: bool) -> None:
     rows += [(f"{cpu}, 1 vCPU", digests[0]) for cpu, digests in image.launch_digests[Mode.PRODUCTION].items()]
     for key, value in rows:
         typer.echo(f"{key:<18} {value}")
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, indent=2))

@@ -30,7 +30,7 @@ def list_jobs(as_json: Json = False) -> None:
 
     records = [job.record for job in load_jobs(load_settings().jobs_dir)]
     if as_json:
-        emit_schema("jobs", jobs=[_as_json(record) for record in records])
+        emit_schema("jobs-list", jobs=[_as_json(record) for record in records])
         return
     from rich.console import Console
     from rich.table import Table
@@ -55,7 +55,7 @@ def show(job: Job, as_json: Json = False) -> None:
     found = load_job(load_settings().jobs_dir, job)
     document = _as_json(found.record)
     if as_json:
-        emit_schema("job", folder=str(found.path), **document)
+        emit_schema("jobs-show", folder=str(found.path), **document)
         return
     for key, value in {**document, "record": str(found.path)}.items():
         if key == "stages":

@@ -24,7 +24,7 @@ def show(as_json: Json = False) -> None:
     settings = load_settings()
     keys = load_keys(settings)
     if as_json:
-        emit_schema("key", public=keys.public.hex(), fingerprint=keys.fingerprint, file=str(settings.keystore))
+        emit_schema("key-show", public=keys.public.hex(), fingerprint=keys.fingerprint, file=str(settings.keystore))
         return
     typer.echo(f"public       {keys.public.hex()}")
     typer.echo(f"fingerprint  sha256:{keys.fingerprint}")

@@ -31,7 +31,7 @@ def show(receipt: Receipt, as_json: Json = False) -> None:
 
     statement = parse_statement(parse_envelope(_read(receipt)).payload)
     if as_json:
-        emit_schema("receipt", verified=False, **_as_json(statement))
+        emit_schema("receipt-show", verified=False, **_as_json(statement))
         return
     typer.echo("unverified; cvmtool receipt verify checks it", err=True)
     _print(statement)
@@ -64,7 +64,7 @@ def verify(
         _check_files(verified.statement, files)
     if as_json:
         emit_schema(
-            "receipt", verified=True, by_simulated_root=verified.guest.simulated, **_as_json(verified.statement)
+            "receipt-verify", verified=True, by_simulated_root=verified.guest.simulated, **_as_json(verified.statement)
         )
         return
     _print(verified.statement)

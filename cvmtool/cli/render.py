@@ -9,6 +9,7 @@ run; docs/reference/json.md has their schemas.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from cvmtool.flows.reporter import Stage
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from cvmtool.formats.control import LogRecord
     from cvmtool.owner.appraise import VerifiedGuest
@@ -89,27 +91,47 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
-def checks_table(checks: tuple[Check, ...], unchecked: tuple[str, ...]) -> Any:  # noqa: ANN401 - rich's table
-    """Return the verdict as a table, one line a check."""
-    from rich.table import Table
+def checks_lines(checks: tuple[Check, ...], unchecked: tuple[str, ...], width: int) -> list[Text]:
+    """Return the verdict, one line a check, none longer than `width` cells. What is cut stands whole in verdict.json."""
+    from rich.cells import cell_len, set_cell_size
     from rich.text import Text
 
-    table = Table("", "CHECK", "ACTUAL", "REQUIRED", box=None, pad_edge=False, title_justify="left")
-    for check in checks:
-        mark = Text("ok", "green") if check.passed else Text("NO", "bold red")
-        table.add_row(mark, check.title, _short(check.actual), _short(check.required))
-    for name in unchecked:
-        table.add_row(Text("--", "yellow"), name, "", "unchecked by this policy")
-    return table
+    rows = [("CHECK", "FOUND", "REQUIRED")]
+    rows += [(printable(item.title), _short(item.actual), _short(item.required)) for item in checks]
+    title, found, required = (max(cell_len(row[column]) for row in rows) for column in range(3))
+    # A long title gives way first; then what was found and what was required share the rest.
+    room = width - len("ok ") - 2 * len("  ")
+    title = min(title, max(16, room // 3 - 2))
+    found = min(found, max(room - title - required, (room - title) // 2))
+    required = min(required, room - title - found)
+    lines = []
+    for mark, row in zip(("", *("ok" if item.passed else "NO" for item in checks)), rows, strict=True):
+        cells = [
+            cell if cell_len(cell) <= size else f"{set_cell_size(cell, size - 1)}\u2026"
+            for cell, size in zip(row, (title, found, required), strict=True)
+        ]
+        padded = "  ".join(
+            set_cell_size(cell, size) for cell, size in zip(cells, (title, found, required), strict=True)
+        )
+        style = {"ok": "green", "NO": "bold red"}.get(mark, "bold")
+        lines.append(Text.assemble((f"{mark:<3}", style), (padded.rstrip(), "" if mark == "ok" else style)))
+    if unchecked:
+        lines.append(Text.assemble(("-- ", "yellow"), f"not asked for by this policy: {', '.join(unchecked)}"))
+    return lines
+
+
+_HEX = re.compile(r"\b[0-9a-f]{20,}\b")
+_FRACTION = re.compile(r"(?<=:[0-9]{2})\.[0-9]+(?=[+Z])")  # of a second
 
 
 def _short(text: str) -> str:
-    text = printable(text)
-    return text if len(text) <= 48 else f"{text[:32]}...{text[-12:]}"
+    """Shorten what nobody reads to its end: digests, and fractions of seconds."""
+    text = _FRACTION.sub("", printable(text).replace("\n", " "))
+    return _HEX.sub(lambda digits: f"{digits[0][:8]}..{digits[0][-4:]}", text)
 
 
 class TerminalReporter:
-    """Stages with their durations, a verdict table, and the container's own output on standard output."""
+    """Stages with their durations, the verdict check by check, and the container's own output on standard output."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -122,19 +144,17 @@ class TerminalReporter:
 
     def banner(self) -> None:
         """Say that nothing here is confidential."""
-        self.console.print(
-            f"[bold black on yellow] {BANNER} [/] a dry run: memory encryption and AMD's signature are simulated"
-        )
+        self.console.print(f"[bold black on yellow] {BANNER} [/] dry run: no memory encryption, no AMD signature")
 
     @contextmanager
     def stage(self, stage: Stage, text: str) -> Iterator[None]:
         """Show a spinner while the stage runs, then its duration."""
         begun = time.monotonic()
-        self._status = self.console.status(f"[bold]{stage.value:<8}[/] {text}")
-        self._text = f"[bold]{stage.value:<8}[/] {text}"
+        self._text = f"[bold]{stage.value:<8}[/] {_escape(text)}"
+        self._status = self.console.status(self._text)
         if stage is Stage.TRAIN:
             # The container's own lines are the progress; a spinner would fight with them.
-            self.console.print(self._text)
+            self.console.print(f"  {self._text}")
             self._status = None
         else:
             self._status.start()
@@ -142,11 +162,14 @@ class TerminalReporter:
             yield
         except BaseException:
             self._stop()
-            self.console.print(f"[red]x[/] [bold]{stage.value:<8}[/] {text} [dim]{time.monotonic() - begun:.1f} s[/]")
+            self._ended("[red]x[/]", time.monotonic() - begun)
             raise
         self._stop()
         self.flush()
-        self.console.print(f"[green]+[/] [bold]{stage.value:<8}[/] {text} [dim]{time.monotonic() - begun:.1f} s[/]")
+        self._ended("[green]+[/]", time.monotonic() - begun)
+
+    def _ended(self, mark: str, seconds: float) -> None:
+        self.console.print(f"{mark} {self._text} [dim]({seconds:.1f} s)[/]")
 
     def _stop(self) -> None:
         if self._status is not None:
@@ -172,7 +195,8 @@ class TerminalReporter:
 
     def verdict(self, guest: VerifiedGuest) -> None:
         """Print the table of checks."""
-        self.console.print(checks_table(guest.checks, guest.unchecked))
+        for line in checks_lines(guest.checks, guest.unchecked, self.console.width):
+            self.console.print(line)
         if guest.simulated:
             self.banner()
 

@@ -7,6 +7,7 @@ Zone: cli.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,8 +91,18 @@ def _summary(result: TrainResult, reporter: JsonReporter | TerminalReporter) -> 
             receipt=str(result.folder / RECEIPT_FILE),
         )
         return
+    from cvmtool.flows.jobs import POLICY_FILE
+
     console = error_console()
+    receipt, policy = result.folder / RECEIPT_FILE, result.job.path / POLICY_FILE
+    console.print(f"results in {result.folder}", markup=False)
+    width = max((len(item.name) for item in result.outputs), default=0)
     for item in result.outputs:
-        console.print(f"  {item.path}  {item.size} bytes  sha256:{item.sha256}", markup=False)
-    console.print(f"  {result.folder / RECEIPT_FILE}  cvmtool receipt verify checks it offline", markup=False)
+        console.print(
+            f"  {item.name:<{width}}  {item.size:>10,} bytes  sha256 {item.sha256[:8]}..{item.sha256[-4:]}",
+            markup=False,
+        )
+    console.print("check the receipt, and the files with it, at any time and offline:", markup=False)
+    words = ["cvmtool", "receipt", "verify", str(receipt), "--policy", str(policy), "--files", str(result.folder)]
+    console.print(f"  {shlex.join(words)}", markup=False)
     console.print(f"job {record.id} done in {sum(record.stages.values()):.1f} s: {BANNER}", markup=False)

@@ -27,7 +27,7 @@ def list_machines(as_json: Json = False) -> None:
 
     found = find(load_settings())
     if as_json:
-        emit_schema("machines", machines=[{**asdict(item), "simulated": True} for item in found])
+        emit_schema("vm-list", machines=[{**asdict(item), "simulated": True} for item in found])
         return
     from rich.console import Console
     from rich.table import Table
@@ -53,7 +53,7 @@ def destroy(
 
     found = destroy_machine(machine, load_settings())
     if as_json:
-        emit_schema("machine-destroyed", machine=machine, found=found)
+        emit_schema("vm-destroy", machine=machine, found=found)
     else:
         typer.echo(f"{machine}: {'gone' if found else 'there was none'}", err=True)
 
@@ -80,6 +80,6 @@ def render(
         "cvmtool-render", bundle=bundle, manifest=prepared.manifest, packs=prepared.packs, settings=settings
     )
     if as_json:
-        emit_schema("domain", xml=xml)
+        emit_schema("vm-render", xml=xml)
     else:
         typer.echo(xml, nl=False)

@@ -32,7 +32,7 @@ def test_the_seed_is_the_owners_alone(home):
 def test_it_is_made_once_and_never_shown(home):
     first, second = json.loads(show("--json").stdout), json.loads(show("--json").stdout)
     assert first == second
-    assert first["schema"] == "cvmtool/key/v1"
+    assert first["schema"] == "cvmtool/key-show/v1"
     data = load_settings().keystore.read_bytes()
     assert first["public"] == parse_keys(data).public.hex()
     seed = data.decode().split()[1]
