@@ -232,7 +232,7 @@ def test_files_has_every_setting_and_every_name():
         cell.strip("`") for cell in first_cells(text.partition("## State directory")[0])
     }
     missing = []
-    for module in ("config", "flows.jobs", "flows.attach", "flows.packs", "host.storage", "image.bundle"):
+    for module in ("config", "flows.jobs", "flows.cases", "flows.packs", "host.storage", "image.bundle"):
         values = vars(importlib.import_module(f"cvmtool.{module}")).items()
         names = [value for name, value in values if name.endswith(("_FILE", "_DIR")) and isinstance(value, str)]
         assert names
