@@ -58,5 +58,7 @@ def show(
 
 
 def _name(source: Path) -> str:
-    kept = "".join(char if char.isalnum() or char in "._-" else "-" for char in source.resolve().name.lower())
-    return kept.strip("._-")[:64] or "data"
+    """Make a pack's name of a file's: lower case, and what no name may hold becomes a dash."""
+    lowered = source.resolve().name.lower()
+    kept = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in lowered)
+    return kept.strip("._-")[:64].strip("._-") or "data"

@@ -8,6 +8,7 @@ run; docs/reference/json.md has their schemas.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import sys
@@ -50,7 +51,8 @@ def error_console() -> Console:
     """Return a console on standard error."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    # rich would turn a container's ":100:" into a picture.
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def show_error(error: CvmError, *, as_json: bool) -> None:
@@ -82,7 +84,7 @@ def show_error(error: CvmError, *, as_json: bool) -> None:
         for line in printable(error.detail).splitlines()[-12:]:
             console.print(f"  [dim]{_escape(line)}[/]")
     if error.hint:
-        console.print(f"[bold]cvmtool: hint:[/] {_escape(error.hint)}")
+        console.print(f"[bold]cvmtool: hint:[/] {_escape(printable(error.hint))}")
 
 
 def _escape(text: str) -> str:
@@ -137,10 +139,12 @@ class TerminalReporter:
         from rich.console import Console
 
         self.console = error_console()
-        self._out = Console(highlight=False, markup=False, soft_wrap=True)
+        self._out = Console(highlight=False, markup=False, soft_wrap=True, emoji=False)
         self._status: Any = None
         self._noticed: set[str] = set()
         self._lines = {1: "", 2: ""}
+        # A character may be cut in two by the records' borders.
+        self._decoders = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in self._lines}
 
     def banner(self) -> None:
         """Say that nothing here is confidential."""
@@ -206,14 +210,15 @@ class TerminalReporter:
         if stream not in self._lines:
             self.notice("the container's log reached its limit; the rest is dropped")
             return
-        text = self._lines[stream] + record.data.decode("utf-8", "replace")
+        text = self._lines[stream] + self._decoders[stream].decode(record.data)
         *lines, self._lines[stream] = text.split("\n")
         for line in lines:
             self._print_line(stream, line)
 
     def flush(self) -> None:
         """Print the last line of each stream even without its end."""
-        for stream, line in self._lines.items():
+        for stream, begun in self._lines.items():
+            line = begun + self._decoders[stream].decode(b"", final=True)
             if line:
                 self._print_line(stream, line)
                 self._lines[stream] = ""

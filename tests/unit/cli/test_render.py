@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cvmtool.cli.render import JsonReporter, TerminalReporter, printable, show_error
 from cvmtool.errors import AppraisalError, Finding, HostError
+from cvmtool.flows.reporter import Stage
 from cvmtool.formats.control import LogRecord, Stream
 
 CLEAR = "\x1b[2J\x1b]0;title\x07\x9b31m\x08\x7f"
@@ -65,3 +66,96 @@ def test_json_lines_escape_what_they_carry(capsys):
     assert line.count("\n") == 1
     assert CONTROL.search(line.rstrip("\n")) is None
     assert json.loads(line)["text"] == f"x\n{CLEAR}"
+
+
+def test_a_containers_output_is_not_embellished(capsys):
+    reporter = TerminalReporter()
+    said = 'loss :100: [bold]x[/bold] [/] 12 "a" ' + "w" * 300
+    for stream in (Stream.STDOUT, Stream.STDERR):
+        reporter.log(LogRecord(stream=stream, microseconds=0, data=f"{said}\n".encode()))
+    assert capsys.readouterr() == (f"{said}\n", f"{said}\n")
+
+
+def test_a_character_may_be_cut_by_the_borders_of_records(capsys):
+    reporter = TerminalReporter()
+    data = "é漢\U0001f600\n".encode()
+    for byte in data:
+        for stream in (Stream.STDOUT, Stream.STDERR):
+            reporter.log(LogRecord(stream=stream, microseconds=0, data=bytes((byte,))))
+    assert capsys.readouterr() == (data.decode(), data.decode())
+
+
+def test_a_character_that_never_ends_is_replaced_at_the_end(capsys):
+    reporter = TerminalReporter()
+    reporter.log(LogRecord(stream=Stream.STDOUT, microseconds=0, data="x é".encode()[:-1]))
+    assert capsys.readouterr().out == ""
+    reporter.flush()
+    reporter.flush()
+    assert capsys.readouterr().out == "x \ufffd\n"
+
+
+def test_a_truncated_log_is_noticed_once(capsys):
+    reporter = TerminalReporter()
+    for _ in range(3):
+        reporter.log(LogRecord(stream=Stream.TRUNCATED, microseconds=0, data=b""))
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("limit") == 1
+
+
+def test_a_hint_cannot_draw_either(capsys):
+    show_error(HostError("m", hint=f"its console: /x{CLEAR}"), as_json=False)
+    assert CONTROL.search(capsys.readouterr().err) is None
+
+
+def test_every_part_of_an_error_is_shown(capsys):
+    finding = Finding(code="code", field="field", actual="actual", required="required", why="because")
+    show_error(AppraisalError("message", findings=(finding,), detail="one\ntwo", hint="do this"), as_json=False)
+    said = capsys.readouterr().err
+    for part in (
+        "cvmtool: error: message",
+        "code: field",
+        "actual",
+        "required",
+        "because",
+        "one",
+        "two",
+        "cvmtool: hint: do this",
+    ):
+        assert part in said
+
+
+def test_findings_are_in_the_json_too(capsys):
+    finding = Finding(code="code", field="field", actual="actual", required="required", why="because")
+    show_error(AppraisalError("message", findings=(finding,), detail="d"), as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["findings"] == [
+        {"code": "code", "field": "field", "actual": "actual", "required": "required", "why": "because"}
+    ]
+    assert (document["detail"], document["hint"], document["exit_code"]) == ("d", None, 6)
+
+
+@pytest.mark.parametrize("reporter", [TerminalReporter, JsonReporter])
+def test_a_stage_that_fails_says_so_and_hides_nothing(capsys, reporter):
+    with pytest.raises(KeyboardInterrupt), reporter().stage(Stage.BOOT, "booting [the] guest"):
+        raise KeyboardInterrupt
+    said = capsys.readouterr()
+    if reporter is JsonReporter:
+        states = [json.loads(line)["state"] for line in said.out.splitlines()]
+        assert states == ["begun", "failed"]
+    else:
+        assert said.out == ""
+        assert "booting [the] guest" in said.err
+
+
+def test_the_stages_of_a_run_as_json_lines(capsys):
+    with JsonReporter().stage(Stage.PACK, "sealing"):
+        JsonReporter().notice("n")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["schema"] for line in lines} == {"cvmtool/event/v1"}
+    assert [(line["event"], line.get("state")) for line in lines] == [
+        ("stage", "begun"),
+        ("notice", None),
+        ("stage", "done"),
+    ]
+    assert lines[-1]["seconds"] >= 0
