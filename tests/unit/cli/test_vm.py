@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+
+import pytest
+from typer.testing import CliRunner
+
+from cvmtool.cli.app import app
+from cvmtool.config import load_settings
+from cvmtool.errors import ConfigError, HostError
+from cvmtool.flows import machine as machines
+from cvmtool.host.hypervisor import MachineState
+from cvmtool.host.storage import MachineDir, MachineRecord
+
+
+class Hypervisor:
+    """What `connect` gives: a host with one machine."""
+
+    def __init__(self):
+        self.destroyed = []
+        self.closed = 0
+        self.answers = True
+
+    def state(self, name):
+        if name != "there":
+            raise HostError(f"no machine {name}")
+        return MachineState.RUNNING
+
+    def destroy(self, name):
+        self.destroyed.append(name)
+        return name == "there"
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def host(monkeypatch):
+    made = Hypervisor()
+
+    def connect(_uri, _log):
+        if not made.answers:
+            raise HostError("nothing answers")
+        return made
+
+    monkeypatch.setattr(machines, "connect", connect)
+    return made
+
+
+def place(name, *, uri="qemu:///system", pid=None, console=b""):
+    directory = MachineDir(load_settings().machines_dir, name)
+    directory.create()
+    directory.save(MachineRecord(name=name, job="digits", uri=uri, pid=os.getpid() if pid is None else pid))
+    directory.console.write_bytes(console)
+    return directory
+
+
+def vm(*arguments):
+    return CliRunner().invoke(app, ["vm", *arguments])
+
+
+def test_no_machine_is_no_data():
+    result = vm("list")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no machine" in result.stderr
+    assert json.loads(vm("list", "--json").stdout)["machines"] == []
+
+
+def test_machines_are_listed_with_what_their_host_says(host):
+    place("there", console=b"CVM-STAGE initrd\nCVM-STAGE agent\n\x1b[2Jnoise")
+    place("lost")
+    place("held", uri="qemu:///embed?root=/x", pid=os.getpid())
+    document = json.loads(vm("list", "--json").stdout)
+    rows = {row["name"]: row for row in document["machines"]}
+    assert rows["there"]["state"] == "running"
+    assert rows["there"]["stage"] == "agent"
+    assert rows["lost"]["state"] == "lost"
+    assert str(os.getpid()) in rows["held"]["state"]
+    assert all(row["simulated"] for row in rows.values())
+    assert host.closed == 2
+    shown = vm("list").stdout
+    assert "there" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_host_that_does_not_answer_is_said_to(host):
+    place("there")
+    host.answers = False
+    assert "does not answer" in json.loads(vm("list", "--json").stdout)["machines"][0]["state"]
+
+
+def test_a_machine_is_destroyed_and_what_the_host_held_is_gone(host):
+    directory = place("there")
+    result = vm("destroy", "there", "--json")
+    assert json.loads(result.stdout)["found"] is True
+    assert host.destroyed == ["there"]
+    assert not directory.path.exists()
+    again = vm("destroy", "there", "--json")
+    assert (again.exit_code, json.loads(again.stdout)["found"]) == (0, False)
+
+
+def test_the_files_of_a_machine_without_a_record_go_too():
+    directory = MachineDir(load_settings().machines_dir, "torn")
+    directory.create()
+    assert "gone" in vm("destroy", "torn").stderr
+    assert not directory.path.exists()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../state", "a/../../state", "/"])
+def test_no_name_reaches_beyond_the_machines(host, name):
+    place("there")
+    state = load_settings().state_dir
+    state.mkdir(parents=True, exist_ok=True)
+    for target in (name, str(state)):
+        result = vm("destroy", target)
+        assert isinstance(result.exception, ConfigError)
+    assert state.is_dir()
+    assert MachineDir(load_settings().machines_dir, "there").path.is_dir()
+    assert host.destroyed == []
