@@ -54,6 +54,8 @@ EOF
         cat <<EOF
 openssh-server|-|tests: the guest's SSH configuration, on the loopback (the service stays off)
 skopeo|-|tests: reads our OCI images with somebody else's code
+cpio|-|tests: unpacks our initrd with somebody else's code
+libvirt-clients|11.0|tests: checks our domain against libvirt's own schema
 EOF
     fi
 }
