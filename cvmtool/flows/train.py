@@ -66,6 +66,7 @@ _CAUSES = {
     "memory": " (limits.memory was reached)",
     "runtime": " (it could not be started)",
 }
+_GRACE_SECONDS = 300.0
 BOOT_SECONDS = 300.0  # a busy machine under emulation; a refusal by the firmware is noticed much sooner
 
 
@@ -264,7 +265,8 @@ def _run(
             release_keys(attached, challenge.keys, manifest)
         with timed.stage(Stage.TRAIN, "training"):
             channel.request(Op.RUN)
-            _follow(attached, job, timed.reporter)
+            # The guest ends the container at its limit; a guest that says nothing long after that says nothing any more.
+            _follow(attached, job, timed.reporter, silence=manifest.limits.seconds + _GRACE_SECONDS)
         with timed.stage(Stage.RESULTS, "fetching results"):
             _await_outputs(channel)
             outcome = _results(channel, manifest)
@@ -323,12 +325,12 @@ def _results(channel: AgentChannel, manifest: JobManifest) -> Outcome:
         raise _pack_changed(error) or error from error
 
 
-def _follow(attached: Attached, job: JobDir, reporter: Reporter) -> None:
+def _follow(attached: Attached, job: JobDir, reporter: Reporter, *, silence: float) -> None:
     """Stream the container's output to the terminal and, byte by byte, into the job's record."""
     reader = LogReader()
     with (job.path / LOG_FILE).open("wb") as file:
         (job.path / LOG_FILE).chmod(0o600)
-        for piece in attached.channel.stream(Op.LOGS, offset=0):
+        for piece in attached.channel.stream(Op.LOGS, offset=0, silence_seconds=silence):
             file.write(piece)
             file.flush()
             for record in reader.feed(piece):

@@ -27,6 +27,7 @@ from cvmtool.formats.evidence import Evidence
 from cvmtool.formats.wire import MAX_FRAME, JsonObject, Kind, json_frame, parse_canonical_json, read_frame
 
 _ED25519 = "ssh-ed25519"
+_SILENCE_SECONDS = 900.0  # in the middle of an answer; unlocking many packs under emulation takes minutes
 _LAST_WORD_SECONDS = 10.0
 _SSH_SECONDS = 60.0  # for a handshake with an emulated, busy guest
 
@@ -219,16 +220,16 @@ class AgentChannel:
             HostError: the connection broke.
             FormatError: the answer is malformed.
         """
-        with _Connection(self._ssh(), op) as connection:
+        with _Connection(self._ssh(), op, _SILENCE_SECONDS) as connection:
             return connection.ask(fields)
 
-    def stream(self, op: Op, **fields: object) -> Iterator[bytes]:
-        """Run an operation whose answer is followed by data; yield the pieces.
+    def stream(self, op: Op, *, silence_seconds: float = _SILENCE_SECONDS, **fields: object) -> Iterator[bytes]:
+        """Run an operation whose answer is followed by data; yield the pieces. `silence_seconds`: the longest pause.
 
         Raises:
             GuestError, HostError, FormatError: as `request`.
         """
-        with _Connection(self._ssh(), op) as connection:
+        with _Connection(self._ssh(), op, silence_seconds) as connection:
             connection.ask(fields)
             while True:
                 frame = connection.read()
@@ -254,14 +255,17 @@ class AgentChannel:
 class _Connection:
     """One connection to the control service: one request."""
 
-    def __init__(self, transport: paramiko.Transport, op: Op) -> None:
+    def __init__(self, transport: paramiko.Transport, op: Op, silence_seconds: float) -> None:
         self._op = op
+        self._silence = silence_seconds
         try:
             self._channel = transport.open_channel(
                 "direct-tcpip", CONTROL_ADDRESS, ("127.0.0.1", 0), timeout=_SSH_SECONDS
             )
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise HostError("the guest's control service does not answer", detail=str(error)) from error
+        # SSH's own keep-alive is sent without waiting for its answer: a guest that hangs is noticed here or never.
+        self._channel.settimeout(silence_seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -296,6 +300,10 @@ class _Connection:
         while len(data) < size:
             try:
                 piece = self._channel.recv(min(size - len(data), 1 << 18))
+            except TimeoutError as error:
+                raise HostError(
+                    f"the guest has said nothing for {self._silence:.0f} s; it hangs, or its host stopped it"
+                ) from error
             except (OSError, EOFError, paramiko.SSHException) as error:
                 raise HostError("the connection to the guest broke", detail=str(error)) from error
             if not piece:
@@ -326,6 +334,6 @@ def _refused(refusal: Refusal) -> Exception:
     if refusal is Refusal.NO_REPORT:
         return HostError(
             "the guest could not get an attestation report",
-            hint="on SNP: does the host's firmware answer guest requests? cvmtool doctor",
+            hint="on SNP: does the host's firmware answer guest requests? dmesg | grep -i sev, on the host",
         )
     return HostError("the guest is answering another client", hint="try again in a moment")

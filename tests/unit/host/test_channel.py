@@ -339,6 +339,21 @@ def test_data_that_does_not_end_with_an_end_is_an_error(guest, tail, error):
         list(channel.stream(Op.LOGS, offset=0))
 
 
+def test_a_guest_that_hangs_is_noticed(guest):
+    release = threading.Event()
+
+    def hang(_request):
+        release.wait(30)
+        return b""
+
+    channel = connected(guest(answers=hang))
+    try:
+        with pytest.raises(HostError, match="said nothing"):
+            list(channel.stream(Op.LOGS, offset=0, silence_seconds=0.3))
+    finally:
+        release.set()
+
+
 def test_nothing_is_asked_of_a_session_that_is_gone(guest):
     _, channel = guest()
     with pytest.raises(HostError):
