@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -36,16 +35,14 @@ ReportFile = Annotated[Path, typer.Argument(help="An attestation report, 1184 by
 @app.command()
 def show(report: ReportFile, as_json: Json = False) -> None:
     """Show what a report claims. Nothing is verified."""
+    from cvmtool.cli.render import print_table
     from cvmtool.formats.report import parse_report
 
     fields = _fields(parse_report(_read(report)))
     if as_json:
         _print_json({"schema": "cvmtool/attest-show/v1", "verified": False, "report": fields})
         return
-    table = Table("FIELD", "CLAIM (unverified)", box=None)
-    for name, value in fields.items():
-        table.add_row(name, Text(_plain(value), overflow="fold"))
-    Console().print(table)
+    print_table(("FIELD", "CLAIM (unverified)"), ((name, _plain(value)) for name, value in fields.items()))
 
 
 @app.command()
@@ -174,6 +171,8 @@ def _failed_check(error: CvmError) -> tuple[Check, ...]:
 def _verdict(document: dict[str, Any], checks: tuple[Check, ...], error: CvmError | None, *, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from cvmtool.cli.render import printable
+
     words = {None: "accepted", 4: "malformed", 5: "not-genuine", 6: "refused", 7: "stale"}
     verdict = words[None if error is None else error.exit_code]
     if as_json:
@@ -185,19 +184,16 @@ def _verdict(document: dict[str, Any], checks: tuple[Check, ...], error: CvmErro
         }
         _print_json(document)
         return
-    table = Table("", "CHECK", "FOUND", "REQUIRED", box=None)
-    for check in checks:
-        mark = Text("ok", style="green") if check.passed else Text("FAIL", style="bold red")
-        table.add_row(
-            mark,
-            Text(check.title),
-            Text(check.actual, overflow="fold"),
-            Text("" if check.passed else check.required, overflow="fold"),
-        )
-    console = Console()
+    # Whole values and no folding: this is what one looks into when a digest is not the expected one.
+    console = Console(soft_wrap=True, highlight=False)
     if document["simulated"]:
         console.print(Text("SIMULATED / NOT CONFIDENTIAL: this policy trusts a dry run's root", style="bold yellow"))
-    console.print(table)
+    width = max((len(check.title) for check in checks), default=0)
+    for check in checks:
+        mark = Text("ok  ", style="green") if check.passed else Text("FAIL", style="bold red")
+        console.print(Text.assemble(mark, f"  {check.title:<{width}}  {printable(check.actual)}"))
+        if not check.passed:
+            console.print(Text(f"      {'required':<{width}}  {printable(check.required)}"))
     console.print(Text(f"unchecked: {', '.join(document['unchecked']) or 'nothing'}", style="dim"))
     console.print(Text(verdict, style="bold green" if error is None else "bold red"))
 

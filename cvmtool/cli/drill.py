@@ -15,9 +15,7 @@ from cvmtool.cli.options import Json
 
 
 def drill(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Drills to run; all by default.", metavar="[NAME ...]")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Drills to run; all by default.", metavar="NAME")] = None,
     *,
     show: Annotated[bool, typer.Option("--list", help="List the drills and run none.")] = False,
     image: Annotated[str, typer.Option("--image", help="The guest image to attack.")] = "base",

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
     from cvmtool.image.archive import Archive
@@ -41,7 +40,7 @@ BundleName = Annotated[
 
 @app.command()
 def build(
-    name: Annotated[str, typer.Argument(help="A folder of images/.")] = "base",
+    name: Annotated[str, typer.Argument(help="A folder of images/.", metavar="NAME")] = "base",
     *,
     out: Annotated[Path | None, typer.Option("--out", help="The bundle's folder.", metavar="DIR")] = None,
     locked: Locked = False,
@@ -76,7 +75,7 @@ def build(
 @app.command("list")
 def list_images(as_json: Json = False) -> None:
     """List the guest images that were built here."""
-    from cvmtool.cli.render import emit_schema
+    from cvmtool.cli.render import emit_schema, print_table
     from cvmtool.config import load_settings
     from cvmtool.errors import CvmError
     from cvmtool.image.bundle import MANIFEST_FILE, load_bundle
@@ -93,14 +92,21 @@ def list_images(as_json: Json = False) -> None:
     if as_json:
         emit_schema("image-list", images=rows)
         return
-    table = Table("NAME", "STATE", "MIB", "MANIFEST SHA-256", box=None)
-    for row in rows:
-        mib = f"{row['size'] / (1 << 20):.1f}" if "size" in row else ""
-        table.add_row(row["name"], row["state"], mib, row.get("digest", row.get("why", "")))
-    if rows:
-        Console().print(table)
-    else:
+    if not rows:
         typer.echo("no guest image yet: cvmtool image build base", err=True)
+        return
+    print_table(
+        ("NAME", "STATE", "MIB", "MANIFEST SHA-256"),
+        (
+            (
+                row["name"],
+                row["state"],
+                f"{row['size'] / (1 << 20):.1f}" if "size" in row else "",
+                row.get("digest", row.get("why", "")),
+            )
+            for row in rows
+        ),
+    )
 
 
 @app.command()

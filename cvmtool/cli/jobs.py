@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at the runs that were started from this account.", no_args_is_help=True)
 
-Job = Annotated[str, typer.Argument(help="A job's id, the beginning of it, or its name (the latest run).")]
+Job = Annotated[
+    str, typer.Argument(help="A run's id, the beginning of it, or the job's name (its latest run).", metavar="JOB")
+]
 
 
 @app.command("list")
 def list_jobs(as_json: Json = False) -> None:
     """List every run, oldest first."""
-    from cvmtool.cli.render import emit_schema
+    from cvmtool.cli.render import emit_schema, print_table
     from cvmtool.config import load_settings
     from cvmtool.flows.jobs import load_jobs
 
@@ -32,17 +34,20 @@ def list_jobs(as_json: Json = False) -> None:
     if as_json:
         emit_schema("jobs-list", jobs=[_as_json(record) for record in records])
         return
-    from rich.console import Console
-    from rich.table import Table
-
     if not records:
         typer.echo("no job yet: cvmtool train JOB.yaml --dry-run", err=True)
         return
-    table = Table("JOB", "STATE", "STARTED", "SECONDS", "", box=None, pad_edge=False)
-    for record in records:
-        mark = "SIMULATED" if record.simulated else ""
-        table.add_row(record.id, record.state.value, record.created, f"{sum(record.stages.values()):.0f}", mark)
-    Console().print(table)
+    rows = (
+        (
+            record.id,
+            record.state.value,
+            record.created,
+            f"{sum(record.stages.values()):7.0f}",
+            "SIMULATED" if record.simulated else "",
+        )
+        for record in records
+    )
+    print_table(("JOB", "STATE", "STARTED", "SECONDS", ""), rows)
 
 
 @app.command()

@@ -8,13 +8,11 @@ Zone: cli. Standard output carries the digests (or one JSON document), standard 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
@@ -64,6 +62,7 @@ def measure_bundle(
     as_json: Json = False,
 ) -> None:
     """Measure a guest image: both of its command lines, worked out again from its files."""
+    from cvmtool.cli.render import print_table
     from cvmtool.formats.manifest import Mode
     from cvmtool.measure.launch import launch_digest
 
@@ -92,10 +91,10 @@ def measure_bundle(
             }
         )
         return
-    table = Table("MODE", "CPU", "VCPUS", "LAUNCH DIGEST", box=None)
-    for row in rows:
-        table.add_row(row["mode"], model, str(count), Text(row["launch_digest"], overflow="fold"))
-    Console().print(table)
+    print_table(
+        ("MODE", "CPU", "VCPUS", "LAUNCH DIGEST"),
+        ((row["mode"], model, str(count), row["launch_digest"]) for row in rows),
+    )
 
 
 @app.command()
@@ -113,6 +112,7 @@ def raw(
     as_json: Json = False,
 ) -> None:
     """Measure files: firmware, and the kernel, initrd and command line that it boots."""
+    from cvmtool.cli.render import print_table
     from cvmtool.errors import ConfigError
     from cvmtool.measure.explain import trace as trace_launch
     from cvmtool.measure.hashes import kernel_hashes
@@ -153,11 +153,11 @@ def raw(
         _print_json(document)
         return
     if trace:
-        table = Table("PAGES", "FROM", "COUNT", "DIGEST AFTER", box=None)
-        for step in steps:
-            after = Text(step.digest.hex(), overflow="fold")
-            table.add_row(step.kind.name.lower(), hex(step.gpa), str(step.count), after)
-        Console(stderr=True).print(table)
+        print_table(
+            ("PAGES", "FROM", "COUNT", "DIGEST AFTER"),
+            ((step.kind.name.lower(), hex(step.gpa), str(step.count), step.digest.hex()) for step in steps),
+            to=sys.stderr,
+        )
     typer.echo(digest)
 
 
@@ -172,6 +172,7 @@ def explain(
     """Find out which inputs give a digest that was not expected: CPUs, model, features, monitor, command line."""
     from dataclasses import asdict
 
+    from cvmtool.cli.render import print_table
     from cvmtool.errors import ConfigError
     from cvmtool.formats.report import parse_report
     from cvmtool.formats.wire import parse_hex
@@ -197,10 +198,13 @@ def explain(
             "no honest mistake gives this digest: firmware, kernel, initrd or command line are others than the image's"
         )
         return
-    table = Table("COMMAND LINE", "CPU", "VCPUS", "FEATURES", "MONITOR", box=None)
-    for match in matches:
-        table.add_row(match.kernel, " ".join(match.cpus), str(match.vcpus), hex(match.guest_features), str(match.vmm))
-    Console().print(table)
+    print_table(
+        ("COMMAND LINE", "CPU", "VCPUS", "FEATURES", "MONITOR"),
+        (
+            (match.kernel, " ".join(match.cpus), str(match.vcpus), hex(match.guest_features), str(match.vmm))
+            for match in matches
+        ),
+    )
 
 
 def _load_bundle(folder: Path) -> Bundle:

@@ -13,9 +13,9 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from cvmtool.errors import AppraisalError, CvmError
 from cvmtool.flows.reporter import Stage
@@ -93,13 +93,26 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
+def _one_line(text: str) -> str:
+    return printable(text).replace("\n", " ").replace("\t", " ")
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, to: TextIO | None = None) -> None:
+    """Write rows in aligned columns, to standard output or to `to`. Nothing is cut or folded: half a digest is no use."""
+    lines = [tuple(head), *(tuple(map(_one_line, row)) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        (to or sys.stdout).write(text.rstrip() + "\n")
+
+
 def checks_lines(checks: tuple[Check, ...], unchecked: tuple[str, ...], width: int) -> list[Text]:
     """Return the verdict, one line a check, none longer than `width` cells. What is cut stands whole in verdict.json."""
     from rich.cells import cell_len, set_cell_size
     from rich.text import Text
 
     rows = [("CHECK", "FOUND", "REQUIRED")]
-    rows += [(printable(item.title), _short(item.actual), _short(item.required)) for item in checks]
+    rows += [(_one_line(item.title), _short(item.actual), _short(item.required)) for item in checks]
     title, found, required = (max(cell_len(row[column]) for row in rows) for column in range(3))
     # A long title gives way first; then what was found and what was required share the rest.
     room = width - len("ok ") - 2 * len("  ")
@@ -128,7 +141,7 @@ _FRACTION = re.compile(r"(?<=:[0-9]{2})\.[0-9]+(?=[+Z])")  # of a second
 
 def _short(text: str) -> str:
     """Shorten what nobody reads to its end: digests, and fractions of seconds."""
-    text = _FRACTION.sub("", printable(text).replace("\n", " "))
+    text = _FRACTION.sub("", _one_line(text))
     return _HEX.sub(lambda digits: f"{digits[0][:8]}..{digits[0][-4:]}", text)
 
 

@@ -21,7 +21,7 @@ def list_machines(as_json: Json = False) -> None:
     """List the machines that were started from this account."""
     from dataclasses import asdict
 
-    from cvmtool.cli.render import emit_schema
+    from cvmtool.cli.render import emit_schema, print_table
     from cvmtool.config import load_settings
     from cvmtool.flows.machine import list_machines as find
 
@@ -29,21 +29,16 @@ def list_machines(as_json: Json = False) -> None:
     if as_json:
         emit_schema("vm-list", machines=[{**asdict(item), "simulated": True} for item in found])
         return
-    from rich.console import Console
-    from rich.table import Table
-
     if not found:
         typer.echo("no machine", err=True)
         return
-    table = Table("MACHINE", "STATE", "JOB", "LAST STAGE", "HOST", box=None, pad_edge=False)
-    for item in found:
-        table.add_row(item.name, item.state, item.job, item.stage, item.uri)
-    Console().print(table)
+    rows = ((item.name, item.state, item.job, item.stage, item.uri) for item in found)
+    print_table(("MACHINE", "STATE", "JOB", "LAST STAGE", "HOST"), rows)
 
 
 @app.command()
 def destroy(
-    machine: Annotated[str, typer.Argument(help="The machine's name.")],
+    machine: Annotated[str, typer.Argument(help="The machine's name.", metavar="MACHINE")],
     as_json: Json = False,
 ) -> None:
     """Stop a machine at once and delete what the host holds of it. Idempotent."""

@@ -328,7 +328,7 @@ class Hypervisor:
         hints = {
             libvirt.VIR_ERR_NO_DOMAIN: "cvmtool vm list shows the machines there are",
             libvirt.VIR_ERR_OPERATION_FAILED: "is another cvmtool at work on this machine? cvmtool vm list",
-            libvirt.VIR_ERR_CONFIG_UNSUPPORTED: "cvmtool doctor says what this host lacks",
+            libvirt.VIR_ERR_CONFIG_UNSUPPORTED: "is QEMU >= 9.2 with x86-64 installed there, and libvirt >= 11? make setup",
             libvirt.VIR_ERR_SYSTEM_ERROR: "does the host still run? cvmtool vm list",
         }
         return HostError(f"the host could not {action}", detail=str(error), hint=hints.get(code) if code else None)

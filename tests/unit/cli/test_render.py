@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvmtool.cli.render import JsonReporter, TerminalReporter, printable, show_error
+from cvmtool.cli.render import JsonReporter, TerminalReporter, checks_lines, print_table, printable, show_error
 from cvmtool.errors import AppraisalError, Finding, HostError
 from cvmtool.flows.reporter import Stage
 from cvmtool.formats.control import LogRecord, Stream
+from cvmtool.owner.checks import Check
 
 CLEAR = "\x1b[2J\x1b]0;title\x07\x9b31m\x08\x7f"
 # C0 but tab and line feed, DEL, C1: what a terminal acts on.
@@ -159,3 +160,33 @@ def test_the_stages_of_a_run_as_json_lines(capsys):
         ("stage", "done"),
     ]
     assert lines[-1]["seconds"] >= 0
+
+
+def test_a_table_neither_cuts_nor_folds(capsys):
+    print_table(("NAME", "DIGEST"), [("a", "f" * 96), (f"b{CLEAR}", "8\t9")])
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == ["a", "f" * 96]
+    assert head.index("DIGEST") == first.index("f") == second.index("8 9")
+    assert CONTROL.search(second) is None
+
+
+def check(**changes):
+    values = {"code": "c", "title": "title", "actual": "found", "required": "needed", "passed": True, "why": "w"}
+    return Check(**values | changes)
+
+
+@given(st.lists(st.tuples(st.text(), st.text(), st.text()), max_size=4), st.integers(40, 200))
+def test_a_verdict_is_one_line_a_check_however_wide(rows, width):
+    checks = tuple(check(title=title, actual=actual, required=required) for title, actual, required in rows)
+    lines = checks_lines(checks, (), width)
+    assert len(lines) == len(rows) + 1
+    assert all(line.cell_len <= width and "\n" not in line.plain for line in lines)
+
+
+def test_a_verdict_names_what_failed_and_what_nobody_asked_for():
+    digest = "0123456789abcdef" * 6
+    lines = checks_lines((check(actual=digest), check(title="debug", passed=False)), ("chips",), 80)
+    assert [line.plain[:2] for line in lines] == ["  ", "ok", "NO", "--"]
+    assert "01234567..cdef" in lines[1].plain
+    assert digest not in lines[1].plain
+    assert "chips" in lines[3].plain
