@@ -25,6 +25,7 @@ Genuine says nothing of acceptable: that is `appraise`.
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from datetime import datetime
@@ -34,6 +35,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from cvmtool.formats.certtable import CertKind, CertTable
+from cvmtool.formats.containers import Claims
 from cvmtool.formats.report import SIGNED_BYTES, VMPL_HOST, Report, SigningKey, Tcbs, parse_report
 from cvmtool.formats.tcb import ProductLine, Silicon
 from cvmtool.owner.amdroots import Roots
@@ -126,6 +128,17 @@ def verify_report(
     )
 
 
+def check_claims(authentic: AuthenticReport, claims: Claims) -> Check:
+    """Check that REPORT_DATA is the hash of the `claims` that came along; until then they are the host's words.
+
+    Raises:
+        NotGenuineError: it is not.
+    """
+    actual, required = authentic.report.report_data, claims.report_data
+    same = hmac.compare_digest(actual, required)
+    return _require(_check("claims", actual.hex(), f"{required.hex()}, the hash of the claims", passed=same))
+
+
 def _check_signer(report: Report) -> None:
     """P2."""
     if report.vmpl == VMPL_HOST:
@@ -205,6 +218,7 @@ _WHY = {
     "chip": "another chip's key, perhaps one that leaked, must not vouch for this one",
     "tcb-binding": "a key belongs to one set of firmware versions; an older one may have leaked",
     "tcb-order": "a key for newer firmware than what runs cannot exist",
+    "claims": "claims that the report does not vouch for are the host's own words",
     "signature": "without it every other field could be written by anyone",
 }
 

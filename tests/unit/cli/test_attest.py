@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
+import hashlib
 import json
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,13 +12,17 @@ from typer.testing import CliRunner
 
 from cvmtool.cli.attest import app
 from cvmtool.dryrun.faults import Fault
+from cvmtool.dryrun.psp import SimulatedPsp
 from cvmtool.errors import ConfigError, FormatError
-from cvmtool.formats.certtable import CertKind, parse_cert_table
+from cvmtool.formats.certtable import CertKind, CertTable, parse_cert_table
 from cvmtool.formats.report import parse_report
+from cvmtool.formats.reportmsg import ReportRequest
 from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
 from cvmtool.owner.policy import RevocationRule, baseline
 from cvmtool.owner.policyfile import encode_policy
 from tests import fakes, vectors
+
+CLAIMS = b'{"keys":[]}'
 
 
 @pytest.fixture
@@ -133,6 +139,71 @@ def test_show_verifies_nothing_and_says_so(case, tmp_path):
     assert value["report"]["host_data"] == fakes.HOST_DATA.hex()
     assert value["report"]["policy"] == {"value": "0x30000", "set": ["smt"]}
     assert "unverified" in CliRunner().invoke(app, ["show", str(tmp_path / "report")]).stdout
+
+
+def wrapped(case, folder, container, *more):
+    """Run `verify` on the case's report in a container, without --vek and --chain."""
+    case_files = {name: (folder / name).read_bytes() for name in ("report", "vcek", "ask", "ark", "crl")}
+    kinds = {"vcek": CertKind.VCEK, "ask": CertKind.ASK, "ark": CertKind.ARK, "crl": CertKind.CRL}
+    table = CertTable(tuple((kind, case_files[name]) for name, kind in kinds.items())).encode()
+    report = case_files["report"]
+    (folder / "wrapped").write_bytes(report + table if container == "extended" else report)
+    (folder / "aux").write_bytes(table)
+    arguments = ["verify", str(folder / "wrapped"), "--policy", str(folder / "policy"), "--container", container]
+    return CliRunner().invoke(app, [*arguments, "--json", *more])
+
+
+def test_a_container_brings_its_certificates_and_its_list(case, tmp_path):
+    extended = wrapped(case, tmp_path, "extended")
+    assert document(extended)["verdict"] == "accepted"
+    tsm = wrapped(case, tmp_path, "tsm", "--auxblob", str(tmp_path / "aux"))
+    assert document(tsm)["verdict"] == "accepted"
+    assert isinstance(wrapped(case, tmp_path, "tsm").exception, ConfigError)
+
+
+def test_a_container_is_never_guessed(case, tmp_path):
+    wrapped(case, tmp_path, "extended")
+    result = case("--json", "--container", "extended")
+    assert document(result)["verdict"] == "accepted"
+    result = CliRunner().invoke(app, ["show", str(tmp_path / "wrapped")])
+    assert isinstance(result.exception, FormatError)
+    assert wrapped(case, tmp_path, "zip").exit_code == 2
+
+
+def test_show_names_what_came_with_the_report(case, tmp_path):
+    wrapped(case, tmp_path, "extended")
+    arguments = ["show", str(tmp_path / "wrapped"), "--container", "extended"]
+    value = document(CliRunner().invoke(app, [*arguments, "--json"]))
+    assert list(value["certificates"]) == ["vcek", "ask", "ark", "crl"]
+    assert value["claims"] is None
+    assert "certificates" in CliRunner().invoke(app, arguments).stdout
+
+
+@pytest.mark.parametrize(("text", "verdict", "exit_code"), [(CLAIMS, "accepted", 0), (b"{}", "not-genuine", 5)])
+def test_claims_must_be_those_of_the_report(case, tmp_path, text, verdict, exit_code):
+    amd = fakes.fake_amd()
+    data = hashlib.sha256(CLAIMS).digest().ljust(64, b"\0")
+    report = SimulatedPsp(amd, fakes.FACTS).report(ReportRequest(report_data=data))
+    runtime = struct.pack("<IIIII", 20 + len(text), 1, 2, 1, len(text)) + text
+    (tmp_path / "report").write_bytes(struct.pack("<4sI24x", b"HCLA", 2) + report + runtime)
+    result = case("--json", "--container", "azure-hcl")
+    assert document(result)["verdict"] == verdict
+    assert result.exit_code == exit_code
+    assert {check["code"]: check["passed"] for check in document(result)["checks"]}["claims"] is (exit_code == 0)
+
+
+@pytest.mark.vectors
+def test_a_real_configfs_tsm_pair_verifies(tmp_path):
+    folder = vectors.need() / "veraison"
+    vector = vectors.report("veraison-genoa-v3")
+    measurement = frozenset({parse_report(vector.report).measurement})
+    policy = baseline(roots=AmdRoots(), measurements=measurement, host_data=None)
+    rules = {"revocation": RevocationRule.REPORT, "tcb_floors": None, "vmpl": frozenset({0, 1, 2, 3})}
+    (tmp_path / "policy").write_text(encode_policy(replace(policy, **rules)))
+    files = [str(folder / "tsm-outblob.bin"), "--auxblob", str(folder / "tsm-auxblob-certtable.bin")]
+    options = ["--container", "tsm", "--policy", str(tmp_path / "policy"), "--at", vector.at.isoformat(), "--json"]
+    result = CliRunner().invoke(app, ["verify", *files, *options])
+    assert document(result)["verdict"] == "accepted", result.stdout
 
 
 @pytest.mark.vectors
