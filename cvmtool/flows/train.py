@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cvmtool.config import Settings, private_dir, write_atomic
+from cvmtool.config import Settings, private_dir, write_atomic, write_once
 from cvmtool.data.oci import ImageConfig, OciImage
 from cvmtool.dryrun.amd import FakeAmd
 from cvmtool.errors import (
@@ -47,7 +47,7 @@ from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.flows.results import Fetched, Outcome, fetch_outputs, read_outcome
 from cvmtool.formats.control import ControlError, LogReader, Op
 from cvmtool.formats.control import Stage as ControlStage
-from cvmtool.formats.job import Container, JobManifest
+from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
 from cvmtool.formats.manifest import Mode
 from cvmtool.formats.release import Secrets
 from cvmtool.formats.wire import to_base64
@@ -101,9 +101,9 @@ def load_keys(settings: Settings) -> OwnerKeys:
     try:
         return parse_keys(settings.keystore.read_bytes())
     except FileNotFoundError:
-        keys = generate_keys()
-        write_atomic(settings.keystore, keys.encode())
-        return keys
+        # Two first uses at once must agree: a pack sealed with keys that were overwritten never opens again.
+        write_once(settings.keystore, generate_keys().encode())
+        return parse_keys(settings.keystore.read_bytes())
 
 
 def read_job(path: Path) -> JobFile:
@@ -149,7 +149,8 @@ def make_manifest(
     """Merge what the job file and the container image say into the document that a launch commits to.
 
     Raises:
-        ConfigError: neither names a program.
+        ConfigError: neither names a program, or no guest would take the whole: an environment variable of the image with
+            a name that cannot be passed on, one tree as two inputs, too much text.
     """
     args = job.command or image.args
     if not args:
@@ -157,7 +158,7 @@ def make_manifest(
             "command is empty and the container image has no entry point", hint="set command: in the job file"
         )
     env = {**image.env, **job.env}
-    return JobManifest(
+    manifest = JobManifest(
         name=job.name,
         salt=salt.hex(),
         owner_key=keys.public.hex(),
@@ -173,6 +174,11 @@ def make_manifest(
         limits=job.limits,
         network=job.network,
     )
+    try:
+        parse_job_manifest(manifest.encode())  # what the guest would refuse is refused here, before anything starts
+    except FormatError as error:
+        raise ConfigError(f"job {job.name} cannot be run: {error.message}") from error
+    return manifest
 
 
 def dry_run_policy(bundle: Bundle, manifest: JobManifest, amd: FakeAmd) -> Policy:

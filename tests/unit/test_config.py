@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cvmtool.config import Settings, load_settings, private_dir, resources, write_atomic
+from cvmtool.config import Settings, load_settings, private_dir, resources, write_atomic, write_once
 from cvmtool.errors import ConfigError
 
 
@@ -166,3 +166,11 @@ def test_the_bytes_are_on_disk_before_the_name_is(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda self, target: (order.append("rename"), replace(self, target))[1])
     write_atomic(path, b"12345")
     assert order == [5, "rename"]
+
+
+def test_what_is_written_once_is_not_written_over(tmp_path):
+    path = tmp_path / "file"
+    assert write_once(path, b"one")
+    assert not write_once(path, b"two")
+    assert (path.read_bytes(), mode(path)) == (b"one", 0o600)
+    assert list(tmp_path.iterdir()) == [path]

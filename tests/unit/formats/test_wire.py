@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvmtool.errors import FormatError
+from cvmtool.formats import channel, control, evidence, job, release, wire
 from cvmtool.formats.wire import (
     MAX_FRAME,
     Frame,
@@ -280,5 +281,15 @@ def test_a_natural_number_has_two_ends():
     for number in (1, 6, -3, 1 << 80, True):
         with pytest.raises(FormatError):
             natural({"a": number}, "a", what="thing", least=2, most=5)
+    assert natural({"a": (1 << 63) - 1}, "a", what="thing") == (1 << 63) - 1
     with pytest.raises(FormatError):
         natural({"a": 1 << 63}, "a", what="thing")
+
+
+def test_the_numbers_are_the_protocols():
+    # docs/protocol.md names each; both sides of a version must agree on them.
+    assert (wire.MAX_FRAME, evidence.MAX_EVIDENCE, evidence.MAX_CERT_TABLE) == (1_048_576, 65_536, 32_768)
+    assert (job.MAX_MANIFEST, job.MAX_PACKS, release.MAX_SECRETS) == (262_144, 16, 65_536)
+    assert (channel.AGENT_PORT, channel.PSP_PORT) == ("org.cvmtool.agent.0", "org.cvmtool.psp.0")
+    assert (control.CONTROL_ADDRESS, control.OWNER_USER) == (("127.0.0.1", 7010), "owner")
+    assert (control.Stream.TRUNCATED, control.Stream.STDOUT, control.Stream.STDERR) == (0, 1, 2)
