@@ -7,14 +7,13 @@ Zone: cli.
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import Annotated
 
 import typer
 
 from cvmtool import __version__
-from cvmtool.cli import attest, data, image, jobs, key, measure, receipt, vm
+from cvmtool.cli import attest, data, image, interrupt, jobs, key, measure, receipt, vm
 from cvmtool.cli.drill import drill
 from cvmtool.cli.train import train
 from cvmtool.errors import CvmError
@@ -57,8 +56,7 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with the code that docs/reference/errors.md lists."""
-    # A terminated run cleans up like an interrupted one: the machine goes, nothing is left behind.
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt.install()
     try:
         # No command returns a value; what comes back is the code of a typer.Exit, an interruption's 130 included.
         code = app(standalone_mode=False) or 0
@@ -79,10 +77,6 @@ def main() -> None:
     if code == _INTERRUPTED:
         typer.echo("cvmtool: interrupted", err=True)
     sys.exit(code)
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

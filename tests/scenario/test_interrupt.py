@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,16 @@ from cvmtool.host.embedded import EMBEDDED_DIR
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
+@pytest.mark.parametrize(
+    ("stop", "times"),
+    [(signal.SIGINT, 1), (signal.SIGINT, 8), (signal.SIGTERM, 1), (signal.SIGHUP, 1)],
+    ids=["ctrl-c", "impatient", "terminated", "terminal-gone"],
+)
 @pytest.mark.parametrize("stage", ["start", "boot", "unlock", "train"])
 def test_interrupt_leaves_nothing_behind(
     stage: str,
     stop: signal.Signals,
+    times: int,
     example: Path,
     prepared: Prepared,
     settings: Settings,
@@ -56,7 +62,9 @@ def test_interrupt_leaves_nothing_behind(
             event = json.loads(line)
             if event.get("stage") == stage:
                 break
-        process.send_signal(stop)
+        for _ in range(times):
+            process.send_signal(stop)
+            time.sleep(0.1)
         process.communicate(timeout=120)
     assert process.returncode == 130
     job = list(load_jobs(settings.jobs_dir))[-1]

@@ -21,7 +21,7 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 @pytest.fixture
 def run(monkeypatch, capsys):
     """A function that runs the command line as a process would, and returns its code and what it wrote."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["cvmtool", *arguments])
@@ -31,7 +31,8 @@ def run(monkeypatch, capsys):
         return ending.value.code or 0, said.out, said.err
 
     yield call
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def failing(monkeypatch, error):

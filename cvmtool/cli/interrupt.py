@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ctrl-C, termination, a terminal that goes away: the first ends the command, those after it let it clean up.
+
+Zone: cli.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+
+PATIENCE_SECONDS = 20.0
+"""For so long after the first signal further ones are ignored; then they end even a clean-up, if a host hangs."""
+
+_SAID = b"\ncvmtool: removing what was started; a moment\n"
+
+
+class Interruption:
+    """A signal handler that raises KeyboardInterrupt once, and again only after `PATIENCE_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+        self._said = False
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+
+    def __call__(self, number: int, _frame: object) -> None:
+        """Handle one signal."""
+        if number == signal.SIGHUP:
+            self._forget_terminal()
+        now = time.monotonic()
+        if self._first is None or now - self._first > PATIENCE_SECONDS:
+            self._first = now
+            raise KeyboardInterrupt
+        if not self._said:
+            self._said = True
+            with suppress(OSError):
+                os.write(2, _SAID)
+
+    def _forget_terminal(self) -> None:
+        # Writing to a terminal that is gone fails, and would fail in the middle of cleaning up.
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a descriptor is all that is wanted
+            for descriptor in self._terminals:
+                os.dup2(nowhere.fileno(), descriptor)
+
+
+def install() -> None:
+    """Let Ctrl-C, SIGTERM and SIGHUP end the command in order. Whoever started it with one ignored (nohup) has it so."""
+    interruption = Interruption()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interruption)

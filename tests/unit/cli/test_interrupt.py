@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+import os
+import pty
+import signal
+import time
+
+import pytest
+
+from cvmtool.cli import interrupt
+from cvmtool.cli.interrupt import PATIENCE_SECONDS, Interruption
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_the_first_ends_and_the_next_let_it_clean_up(clock, capfd):
+    handler = Interruption()
+    with pytest.raises(KeyboardInterrupt):
+        handler(signal.SIGINT, None)
+    assert capfd.readouterr().err == ""
+    for _ in range(3):
+        handler(signal.SIGINT, None)
+    assert capfd.readouterr().err.count("removing what was started") == 1
+
+
+def test_a_clean_up_that_hangs_can_be_ended(clock):
+    handler = Interruption()
+    with pytest.raises(KeyboardInterrupt):
+        handler(signal.SIGTERM, None)
+    clock[0] += PATIENCE_SECONDS
+    handler(signal.SIGTERM, None)
+    clock[0] += 0.1
+    with pytest.raises(KeyboardInterrupt):
+        handler(signal.SIGTERM, None)
+
+
+def test_a_terminal_that_is_gone_is_not_written_to():
+    pid, master = pty.fork()
+    if pid == 0:
+        handler = Interruption()
+        os.close(0)
+        try:
+            handler(signal.SIGHUP, None)
+        except KeyboardInterrupt:
+            os._exit(0 if not os.isatty(1) and not os.isatty(2) and os.write(2, b"x") == 1 else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(master)
+
+
+def test_what_was_ignored_stays_ignored():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        interrupt.install()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert isinstance(signal.getsignal(signal.SIGTERM), Interruption)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
