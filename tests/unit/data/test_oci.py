@@ -375,3 +375,12 @@ def test_json_with_a_key_twice_is_refused(opened):
     )
     with pytest.raises(FormatError):
         opened(image)
+
+
+@pytest.mark.parametrize(
+    "digest",
+    ["sha512:" + "ab" * 32, "sha256:ab", "sha256:" + "AB" * 32, "sha256:" + "../" * 21 + "x", "ab" * 32, 5, None],
+)
+def test_a_digest_that_is_no_sha256_names_no_blob(opened, digest):
+    with pytest.raises(FormatError, match="digest"):
+        opened(Image(manifest={"config": {"digest": digest, "size": 1}}))
