@@ -121,3 +121,10 @@ def test_the_emulator_gets_the_machines_own_boot_chain(probe, tmp_path):
     for option, value in given.items():
         assert arguments[arguments.index(option) + 1] == value
     assert any(argument.startswith("loader,addr=0x810c00,file=") for argument in arguments)
+
+
+def test_the_emulator_finds_the_hash_table_where_it_is_told(probe, tmp_path):
+    seen = tmp_path / "seen"
+    take = 'case "$a" in loader,*) f="${a#*file=}"; cat "${f%,force-raw=on}";; esac'
+    probe(f"for a; do {take}; done > {seen}; exit 1")
+    assert seen.read_bytes() == b"table"
