@@ -7,7 +7,9 @@ Zone: flows (owner's machine). One directory a run; every file is written atomic
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -38,6 +40,8 @@ class JobState(StrEnum):
     FAILED = "failed"
     REFUSED = "refused"
     INTERRUPTED = "interrupted"
+    LOST = "lost"
+    """The process that ran it was killed; never written, found out when a record is read."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +69,7 @@ class JobDir:
     def __init__(self, path: Path, record: JobRecord) -> None:
         self.path = path
         self.record = record
+        self._lock: int | None = None
 
     @classmethod
     def create(cls, jobs_dir: Path, name: str, *, simulated: bool) -> JobDir:
@@ -81,6 +86,9 @@ class JobDir:
             machine=job_id,
         )
         job = cls(path, record)
+        # Held while the run lasts, and let go by the kernel however this process ends.
+        job._lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(job._lock, fcntl.LOCK_EX)
         job.save()
         return job
 
@@ -96,6 +104,9 @@ class JobDir:
         self.record.exit_code = exit_code if exit_code is not None else self.record.exit_code
         self.record.finished = datetime.now(UTC).isoformat(timespec="seconds")
         self.save()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def write(self, name: str, data: bytes) -> None:
         """Write one of the run's files."""
@@ -123,6 +134,18 @@ def _parse_record(data: bytes) -> JobRecord:
     return JobRecord(**{**value, "state": JobState(value["state"])})
 
 
+def _is_held(folder: Path) -> bool:
+    """Say whether a process runs the job of this directory."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def load_job(jobs_dir: Path, reference: str) -> JobDir:
     """Find a run by its id, by an unambiguous beginning of it, or by the job's name (the latest run).
 
@@ -146,7 +169,12 @@ def load_jobs(jobs_dir: Path) -> Iterator[JobDir]:
     jobs = []
     for path in jobs_dir.glob(f"*/{RECORD_FILE}"):
         try:
-            jobs.append(JobDir(path.parent, _parse_record(path.read_bytes())))
+            record = _parse_record(path.read_bytes())
+            if record.state is JobState.RUNNING and not _is_held(path.parent):
+                # It may have ended between the two.
+                record = _parse_record(path.read_bytes())
+                record.state = JobState.LOST if record.state is JobState.RUNNING else record.state
         except (OSError, FormatError):
             continue
+        jobs.append(JobDir(path.parent, record))
     yield from sorted(jobs, key=lambda job: (job.record.created, job.record.id))

@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
 import json
+import os
+import signal
 import stat
 
 import pytest
@@ -49,7 +51,7 @@ def test_two_runs_of_one_job_differ(tmp_path):
     assert one.record.id != two.record.id
 
 
-@pytest.mark.parametrize("state", JobState)
+@pytest.mark.parametrize("state", [state for state in JobState if state is not JobState.RUNNING])
 def test_how_a_run_ended_is_kept(jobs, state):
     job = jobs("digits-1")
     job.record.stages["boot"] = 1.25
@@ -58,6 +60,19 @@ def test_how_a_run_ended_is_kept(jobs, state):
     assert kept == job.record
     assert (kept.state, kept.error, kept.exit_code, kept.stages) == (state, "why", 3, {"boot": 1.25})
     assert kept.finished
+
+
+def test_a_run_whose_process_was_killed_is_lost(tmp_path):
+    pid = os.fork()
+    if pid == 0:
+        JobDir.create(tmp_path, "digits", simulated=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert [job.record.state for job in load_jobs(tmp_path)] == [JobState.LOST]
+    alive = JobDir.create(tmp_path, "other", simulated=True)
+    assert load_job(tmp_path, "other").record.state is JobState.RUNNING
+    alive.finish(JobState.DONE)
+    assert load_job(tmp_path, "other").record.state is JobState.DONE
 
 
 def test_ending_without_a_code_keeps_the_one_there_was(jobs):
