@@ -7,7 +7,6 @@ Zone: cli. Standard output carries the digests (or one JSON document), standard 
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cvmtool.cli.idblock import id_block, id_check
+from cvmtool.cli.verdict import print_json
+
 if TYPE_CHECKING:
     from cvmtool.formats.job import Resources
     from cvmtool.image.bundle import Bundle
     from cvmtool.measure.hashes import KernelHashes
+    from cvmtool.measure.launch import FirmwareSeed
 
 MAX_FILE_BYTES = 1 << 31
 """Of a kernel or initrd; QEMU maps both below 4 GiB."""
@@ -80,7 +83,7 @@ def measure_bundle(
         for mode in Mode
     ]
     if as_json:
-        _print_json(
+        print_json(
             {
                 "schema": "cvmtool/measure/v1",
                 "bundle": str(loaded.folder),
@@ -100,7 +103,10 @@ def measure_bundle(
 @app.command()
 def raw(
     *,
-    firmware: Annotated[Path, typer.Option("--firmware", help="Firmware image, such as OVMF.amdsev.fd.")],
+    firmware: Annotated[Path | None, typer.Option("--firmware", help="Firmware image, such as OVMF.amdsev.fd.")] = None,
+    seed: Annotated[
+        Path | None, typer.Option("--seed", help="Instead of the firmware: what `measure seed` wrote of it.")
+    ] = None,
     kernel: Annotated[Path | None, typer.Option("--kernel", help="Kernel, as given to QEMU.")] = None,
     initrd: Annotated[Path | None, typer.Option("--initrd", help="Initrd.")] = None,
     cmdline: Annotated[str, typer.Option("--cmdline", help="Command line, exactly as given to QEMU.")] = "",
@@ -128,7 +134,7 @@ def raw(
     except ValueError:
         raise ConfigError(f"vmm is {vmm!r}; required: one of {', '.join(Vmm)}") from None
     steps = trace_launch(
-        _read(firmware),
+        _firmware(firmware, seed),
         hashes,
         cpu=_cpu(cpu or DEFAULT_CPU),
         vcpus=vcpus,
@@ -150,7 +156,7 @@ def raw(
                 {"pages": s.kind.name.lower(), "gpa": hex(s.gpa), "count": s.count, "digest": s.digest.hex()}
                 for s in steps
             ]
-        _print_json(document)
+        print_json(document)
         return
     if trace:
         print_table(
@@ -159,6 +165,37 @@ def raw(
             to=sys.stderr,
         )
     typer.echo(digest)
+
+
+@app.command("seed")
+def write_seed(
+    firmware: Annotated[Path, typer.Argument(help="Firmware image, such as OVMF.amdsev.fd.", metavar="FIRMWARE")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Where the seed goes, JSON.", metavar="FILE")],
+    as_json: Json = False,
+) -> None:
+    """Write what launch digests need of a firmware: `measure raw --seed` then needs no image."""
+    from cvmtool.config import write_atomic
+    from cvmtool.errors import ConfigError
+    from cvmtool.measure.launch import firmware_seed
+    from cvmtool.measure.seed import encode_seed
+
+    measured = firmware_seed(_read(firmware))
+    try:
+        write_atomic(out, encode_seed(measured), mode=0o644)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error.strerror}") from None
+    if as_json:
+        size = measured.firmware.size
+        print_json(
+            {"schema": "cvmtool/measure-seed/v1", "digest": measured.digest.hex(), "size": size, "file": str(out)}
+        )
+        return
+    typer.echo(measured.digest.hex())
+
+
+app.command("id-block")(id_block)
+app.command("id-check")(id_check)
 
 
 @app.command()
@@ -185,7 +222,7 @@ def explain(
     kernels: dict[str, KernelHashes | None] = {str(mode): h for mode, h in _bundle_hashes(loaded).items()}
     matches = list(find_inputs(loaded.firmware.read_bytes(), {**kernels, "no kernel": None}, wanted))
     if as_json:
-        _print_json(
+        print_json(
             {
                 "schema": "cvmtool/measure-explain/v1",
                 "launch_digest": wanted.hex(),
@@ -205,6 +242,17 @@ def explain(
             for match in matches
         ),
     )
+
+
+def _firmware(image: Path | None, seed: Path | None) -> bytes | FirmwareSeed:
+    from cvmtool.errors import ConfigError
+    from cvmtool.measure.seed import parse_seed
+
+    if image is not None and seed is None:
+        return _read(image)
+    if seed is not None and image is None:
+        return parse_seed(_read(seed))
+    raise ConfigError("neither or both of --firmware and --seed are given; required: one of them")
 
 
 def _load_bundle(folder: Path) -> Bundle:
@@ -256,7 +304,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=2))

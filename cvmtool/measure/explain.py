@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cvmtool.measure.hashes import KernelHashes
-from cvmtool.measure.launch import DIGEST_BYTES, PageType, extend, image_pages, vcpu_pages
-from cvmtool.measure.ovmf import parse_firmware
+from cvmtool.measure.launch import FirmwareSeed, PageType, extend, image_digest, section_pages, seed_of, vcpu_pages
+from cvmtool.measure.ovmf import PAGE_SIZE
 from cvmtool.measure.vmsa import CPU_SIGNATURES, Vmm
 
 SEARCHED_VCPUS = 512
@@ -46,7 +46,11 @@ class Step:
 
 
 def find_inputs(
-    firmware: bytes, kernels: Mapping[str, KernelHashes | None], digest: bytes, *, vcpus: int = SEARCHED_VCPUS
+    firmware: bytes | FirmwareSeed,
+    kernels: Mapping[str, KernelHashes | None],
+    digest: bytes,
+    *,
+    vcpus: int = SEARCHED_VCPUS,
 ) -> Iterator[Match]:
     """Yield every combination that gives `digest` (48 bytes): the `kernels` by name, and up to `vcpus` virtual CPUs.
 
@@ -54,15 +58,14 @@ def find_inputs(
         FormatError: `firmware` is malformed.
         ConfigError: a kernel with a firmware that would not measure it, or an impossible count.
     """
-    reset_eip = parse_firmware(firmware).reset_eip
+    seed = seed_of(firmware)
+    reset_eip = seed.firmware.reset_eip
     models: dict[int, list[str]] = {}
     for model, signature in CPU_SIGNATURES.items():
         models.setdefault(signature, []).append(model)
     for kernel, hashes in kernels.items():
         for vmm in Vmm:
-            base = bytes(DIGEST_BYTES)
-            for page in image_pages(firmware, hashes, vmm):
-                base = extend(base, page)
+            base = image_digest(seed, hashes, vmm)
             for signature, names in models.items():
                 for features in SEARCHED_FEATURES:
                     current = base
@@ -74,21 +77,29 @@ def find_inputs(
 
 
 def trace(
-    firmware: bytes, hashes: KernelHashes | None, *, cpu: str | int, vcpus: int, guest_features: int, vmm: Vmm
+    firmware: bytes | FirmwareSeed,
+    hashes: KernelHashes | None,
+    *,
+    cpu: str | int,
+    vcpus: int,
+    guest_features: int,
+    vmm: Vmm,
 ) -> tuple[Step, ...]:
-    """Return the launch as steps: pages of one kind in a row are one step. The last step's digest is the launch digest.
+    """Return the launch as steps: the firmware is the first, then pages of one kind in a row are one step.
+
+    The last step's digest is the launch digest; the first one's is the firmware's seed.
 
     Raises:
         FormatError, ConfigError: as `launch_digests`.
     """
-    reset_eip = parse_firmware(firmware).reset_eip
-    steps: list[Step] = []
-    digest = bytes(DIGEST_BYTES)
-    vcpu = vcpu_pages(reset_eip, cpu=cpu, vcpus=vcpus, guest_features=guest_features, vmm=vmm)
-    for page in (*image_pages(firmware, hashes, vmm), *vcpu):
+    seed = seed_of(firmware)
+    parsed, digest = seed.firmware, seed.digest
+    steps = [Step(kind=PageType.NORMAL, gpa=parsed.gpa, count=parsed.size // PAGE_SIZE, digest=digest)]
+    vcpu = vcpu_pages(parsed.reset_eip, cpu=cpu, vcpus=vcpus, guest_features=guest_features, vmm=vmm)
+    for page in (*section_pages(parsed, hashes, vmm), *vcpu):
         digest = extend(digest, page)
-        last = steps[-1] if steps else None
-        if last is not None and last.kind is page.kind:
+        last = steps[-1]
+        if len(steps) > 1 and last.kind is page.kind:
             steps[-1] = Step(kind=last.kind, gpa=last.gpa, count=last.count + 1, digest=digest)
         else:
             steps.append(Step(kind=page.kind, gpa=page.gpa, count=1, digest=digest))

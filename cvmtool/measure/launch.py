@@ -70,27 +70,73 @@ def extend(digest: bytes, page: LaunchPage) -> bytes:
     return hashlib.sha384(info).digest()
 
 
-def image_pages(firmware: bytes, hashes: KernelHashes | None, vmm: Vmm) -> Iterator[LaunchPage]:
-    """Yield the pages that do not depend on the virtual CPUs, in the order in which the launch adds them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareSeed:
+    """All that a launch digest needs of a firmware image: what it says of itself, and the digest after its pages.
+
+    `digest`: 48 bytes, after every page of the image and before anything else. It depends on neither kernel nor CPUs, so it
+    is worked out once for an image; others publish it as the "OVMF hash".
+    """
+
+    firmware: Firmware
+    digest: bytes
+
+
+def firmware_seed(firmware: bytes) -> FirmwareSeed:
+    """Measure the pages of the firmware image `firmware` (unverified bytes), upwards.
+
+    Raises:
+        FormatError: `firmware` is malformed.
+    """
+    parsed = parse_firmware(firmware)
+    digest = _ZERO
+    known: dict[bytes, bytes] = {}  # four pages in five are repeats (0xFF)
+    pack, sha384 = _PAGE_INFO.pack, hashlib.sha384
+    gpa = parsed.gpa
+    for offset in range(0, len(firmware), PAGE_SIZE):
+        page = firmware[offset : offset + PAGE_SIZE]
+        contents = known.get(page)
+        if contents is None:
+            contents = known[page] = sha384(page).digest()
+        digest = sha384(pack(digest, contents, _PAGE_INFO_BYTES, PageType.NORMAL, 0, gpa + offset)).digest()
+    return FirmwareSeed(firmware=parsed, digest=digest)
+
+
+def section_pages(firmware: Firmware, hashes: KernelHashes | None, vmm: Vmm) -> Iterator[LaunchPage]:
+    """Yield the pages of the metadata sections, in the order in which the launch adds them behind the firmware.
+
+    Raises:
+        ConfigError: `hashes` are given and the firmware would not measure them.
+    """
+    require_kernel_hashes(firmware, hashes)
+    # EC2 adds the CPUID page after every other section.
+    cpuid_last = vmm in (Vmm.EC2, Vmm.EC2_RDX0)
+    ordered = sorted(firmware.sections, key=lambda s: cpuid_last and s.kind is SectionKind.CPUID)
+    for section in ordered:
+        yield from _section_pages(firmware, section, hashes, vmm)
+
+
+def image_digest(firmware: bytes | FirmwareSeed, hashes: KernelHashes | None, vmm: Vmm) -> bytes:
+    """Return the digest (48 bytes) after everything that does not depend on the virtual CPUs.
 
     Raises:
         FormatError: `firmware` is malformed.
         ConfigError: `hashes` are given and the firmware would not measure them.
     """
-    parsed = parse_firmware(firmware)
-    require_kernel_hashes(parsed, hashes)
-    known: dict[bytes, bytes] = {}  # four pages in five are repeats (0xFF)
-    for offset in range(0, len(firmware), PAGE_SIZE):
-        page = firmware[offset : offset + PAGE_SIZE]
-        contents = known.get(page)
-        if contents is None:
-            contents = known[page] = hashlib.sha384(page).digest()
-        yield LaunchPage(kind=PageType.NORMAL, gpa=parsed.gpa + offset, contents=contents)
-    # EC2 adds the CPUID page after every other section.
-    cpuid_last = vmm in (Vmm.EC2, Vmm.EC2_RDX0)
-    ordered = sorted(parsed.sections, key=lambda s: cpuid_last and s.kind is SectionKind.CPUID)
-    for section in ordered:
-        yield from _section_pages(parsed, section, hashes, vmm)
+    seed = seed_of(firmware)
+    digest = seed.digest
+    for page in section_pages(seed.firmware, hashes, vmm):
+        digest = extend(digest, page)
+    return digest
+
+
+def seed_of(firmware: bytes | FirmwareSeed) -> FirmwareSeed:
+    """Return the seed of a firmware that may be one already.
+
+    Raises:
+        FormatError: `firmware` is malformed.
+    """
+    return firmware if isinstance(firmware, FirmwareSeed) else firmware_seed(firmware)
 
 
 def require_kernel_hashes(firmware: Firmware, hashes: KernelHashes | None) -> None:
@@ -144,7 +190,7 @@ def vcpu_pages(reset_eip: int, *, cpu: str | int, vcpus: int, guest_features: in
 
 
 def launch_digests(
-    firmware: bytes,
+    firmware: bytes | FirmwareSeed,
     *,
     hashes: KernelHashes | None,
     cpu: str | int,
@@ -154,18 +200,17 @@ def launch_digests(
 ) -> tuple[bytes, ...]:
     """Return the launch digests (48 bytes each) for 1, 2, ... `vcpus` virtual CPUs, in one pass.
 
-    `firmware` is the whole image; `hashes` are those of the kernel that QEMU boots, None when it boots none; `cpu` is a
-    QEMU model or a CPUID signature; `guest_features` is SEV_FEATURES (64 bits, 1 on Linux 6.8 and later).
+    `firmware` is the whole image, or its seed; `hashes` are those of the kernel that QEMU boots, None when it boots none;
+    `cpu` is a QEMU model or a CPUID signature; `guest_features` is SEV_FEATURES (64 bits, 1 on Linux 6.8 and later).
 
     Raises:
         FormatError: `firmware` is malformed.
         ConfigError: a kernel with a firmware that would not measure it, or an impossible CPU, count or feature set.
     """
-    reset_eip = parse_firmware(firmware).reset_eip
-    vcpu = tuple(vcpu_pages(reset_eip, cpu=cpu, vcpus=vcpus, guest_features=guest_features, vmm=vmm))
-    digest = _ZERO
-    for page in image_pages(firmware, hashes, vmm):
-        digest = extend(digest, page)
+    seed = seed_of(firmware)
+    reset_eip = seed.firmware.reset_eip
+    vcpu = vcpu_pages(reset_eip, cpu=cpu, vcpus=vcpus, guest_features=guest_features, vmm=vmm)
+    digest = image_digest(seed, hashes, vmm)
     digests: list[bytes] = []
     for page in vcpu:
         digest = extend(digest, page)
@@ -174,7 +219,7 @@ def launch_digests(
 
 
 def launch_digest(
-    firmware: bytes,
+    firmware: bytes | FirmwareSeed,
     *,
     hashes: KernelHashes | None,
     cpu: str | int,

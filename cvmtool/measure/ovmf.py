@@ -90,14 +90,7 @@ def parse_firmware(data: bytes) -> Firmware:
     Raises:
         FormatError: the image is not whole pages, has no SEV-SNP metadata, or a length or address is out of bounds.
     """
-    if not data or len(data) % PAGE_SIZE:
-        raise FormatError(
-            f"firmware size is {len(data)} bytes; required: a multiple of {PAGE_SIZE}",
-            hint="is this the .fd file of an edk2 build, such as OVMF.amdsev.fd?",
-        )
-    if len(data) > MAX_FIRMWARE_BYTES:
-        raise FormatError(f"firmware size is {len(data)} bytes; required: at most {MAX_FIRMWARE_BYTES}")
-    gpa = ADDRESS_CEILING - len(data)
+    check_size(len(data))
     entries = _footer_entries(data)
     reset = _fixed_entry(entries, _RESET_GUID, "ap reset", "<I")
     metadata = _fixed_entry(entries, _METADATA_GUID, "sev metadata", "<I")
@@ -107,17 +100,47 @@ def parse_firmware(data: bytes) -> Firmware:
             f"firmware has no {missing} in its footer; required for sev-snp",
             hint="use an edk2 build with SEV-SNP support, such as OVMF.amdsev.fd",
         )
-    sections = _sections(data, metadata[0], gpa)
+    sections = _sections(data, metadata[0])
     table_gpa, table_size = _fixed_entry(entries, _HASH_TABLE_GUID, "hash table", "<II") or (None, 0)
-    _check_hash_table(table_gpa, table_size, sections)
+    return make_firmware(
+        size=len(data), reset_eip=reset[0], hash_table_gpa=table_gpa, hash_table_size=table_size, sections=sections
+    )
+
+
+def make_firmware(
+    *, size: int, reset_eip: int, hash_table_gpa: int | None, hash_table_size: int, sections: tuple[Section, ...]
+) -> Firmware:
+    """Return a firmware whose ranges do not contradict each other; sizes in bytes, addresses of the guest.
+
+    Raises:
+        FormatError: sections overlap, reach into the firmware, are too many bytes, or do not hold the hash table.
+    """
+    gpa = ADDRESS_CEILING - size
+    _check_ranges(sections, gpa)
+    _check_hash_table(hash_table_gpa, hash_table_size, sections)
     return Firmware(
-        size=len(data),
+        size=size,
         gpa=gpa,
-        reset_eip=reset[0],
-        hash_table_gpa=table_gpa,
-        hash_table_size=table_size,
+        reset_eip=reset_eip,
+        hash_table_gpa=hash_table_gpa,
+        hash_table_size=hash_table_size,
         sections=sections,
     )
+
+
+def check_size(size: int) -> None:
+    """Refuse a firmware size (bytes) that no image has.
+
+    Raises:
+        FormatError: nothing, not whole pages, or more than 64 MiB.
+    """
+    if size <= 0 or size % PAGE_SIZE:
+        raise FormatError(
+            f"firmware size is {size} bytes; required: a multiple of {PAGE_SIZE}",
+            hint="is this the .fd file of an edk2 build, such as OVMF.amdsev.fd?",
+        )
+    if size > MAX_FIRMWARE_BYTES:
+        raise FormatError(f"firmware size is {size} bytes; required: at most {MAX_FIRMWARE_BYTES}")
 
 
 def _footer_entries(data: bytes) -> dict[bytes, bytes]:
@@ -159,7 +182,7 @@ def _fixed_entry(entries: dict[bytes, bytes], guid: bytes, name: str, layout: st
     return struct.unpack(layout, value)
 
 
-def _sections(data: bytes, offset_from_end: int, firmware_gpa: int) -> tuple[Section, ...]:
+def _sections(data: bytes, offset_from_end: int) -> tuple[Section, ...]:
     """Read the ASEV descriptor that starts `offset_from_end` bytes before the end of `data`."""
     if not _METADATA_HEADER <= offset_from_end <= len(data):
         raise FormatError(
@@ -179,15 +202,18 @@ def _sections(data: bytes, offset_from_end: int, firmware_gpa: int) -> tuple[Sec
             f"firmware sev metadata size is {size}; required: {_METADATA_HEADER + count * _METADATA_ENTRY} "
             f"for {count} sections, inside the image"
         )
-    sections = tuple(
-        _section(*struct.unpack_from("<III", data, start + _METADATA_HEADER + index * _METADATA_ENTRY))
+    return tuple(
+        make_section(*struct.unpack_from("<III", data, start + _METADATA_HEADER + index * _METADATA_ENTRY))
         for index in range(count)
     )
-    _check_ranges(sections, firmware_gpa)
-    return sections
 
 
-def _section(gpa: int, size: int, kind: int) -> Section:
+def make_section(gpa: int, size: int, kind: int) -> Section:
+    """Return the section of `size` bytes at `gpa`.
+
+    Raises:
+        FormatError: an unknown type, not whole pages, or more than one page where one is the rule.
+    """
     try:
         known = SectionKind(kind)
     except ValueError:

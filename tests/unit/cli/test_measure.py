@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from cvmtool.cli import measure
 from cvmtool.errors import ConfigError, CvmError
 from cvmtool.measure.hashes import kernel_hashes
-from cvmtool.measure.launch import launch_digest
+from cvmtool.measure.launch import firmware_seed, launch_digest
 from tests.unit.measure.test_ovmf import SECTIONS, firmware, metadata
 
 FIRMWARE = firmware(pages=2)
@@ -114,3 +114,18 @@ def test_explain_says_when_no_mistake_fits(image):
 @pytest.mark.parametrize("arguments", [(), ("--digest", "00"), ("--digest", "00" * 48, "--report", "kernel")])
 def test_explain_needs_one_digest(image, arguments):
     assert isinstance(run(image, "explain", "base", *arguments).exception, CvmError)
+
+
+def test_a_seed_stands_for_the_firmware(files):
+    written = run(files, "seed", "firmware", "--out", str(files / "seed"))
+    assert written.stdout == firmware_seed(FIRMWARE).digest.hex() + "\n"
+    seeded = run(files, "raw", "--seed", str(files / "seed"), "--vcpus", "2", *KERNEL)
+    assert seeded.stdout == run(files, *RAW, *KERNEL).stdout != ""
+    value = json.loads(run(files, "seed", "firmware", "--out", str(files / "seed"), "--json").stdout)
+    assert (value["digest"], value["size"]) == (firmware_seed(FIRMWARE).digest.hex(), len(FIRMWARE))
+    assert isinstance(run(files, "seed", "firmware", "--out", str(files / "no/seed")).exception, ConfigError)
+
+
+@pytest.mark.parametrize("arguments", [("raw",), ("raw", "--firmware", "firmware", "--seed", "firmware")])
+def test_a_firmware_or_a_seed_is_given(files, arguments):
+    assert isinstance(run(files, *arguments).exception, ConfigError)

@@ -4,7 +4,7 @@ import pytest
 
 from cvmtool.measure.explain import find_inputs, trace
 from cvmtool.measure.hashes import kernel_hashes
-from cvmtool.measure.launch import PageType, launch_digest
+from cvmtool.measure.launch import PageType, firmware_seed, launch_digest
 from cvmtool.measure.vmsa import Vmm
 from tests.unit.measure.test_ovmf import firmware
 
@@ -47,3 +47,11 @@ def test_a_trace_ends_in_the_launch_digest():
         (PageType.VMSA, 7),
     ]
     assert steps[1].gpa == 0x800000
+
+
+def test_a_trace_starts_with_the_firmwares_seed_and_takes_one():
+    seed = firmware_seed(FIRMWARE)
+    steps = trace(FIRMWARE, None, **GIVEN)
+    assert steps[0].digest == seed.digest
+    assert trace(seed, None, **GIVEN) == steps
+    assert list(find_inputs(seed, {"none": None}, steps[-1].digest, vcpus=7))

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Launch digests against published values and against sev-snp-measure."""
 
+import hashlib
+import struct
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,9 +15,10 @@ from cvmtool.measure.launch import (
     MAX_VCPUS,
     PageType,
     Vmm,
-    image_pages,
+    firmware_seed,
     launch_digest,
     launch_digests,
+    section_pages,
 )
 from cvmtool.measure.vmsa import CPU_SIGNATURES
 from tests import vectors
@@ -161,12 +165,31 @@ def test_a_firmware_without_the_section_is_measured_when_there_is_no_kernel():
 
 
 def test_pages_are_typed_and_ordered():
-    kinds = [page.kind for page in image_pages(FIRMWARE, HASHES, Vmm.QEMU)]
-    assert kinds == [PageType.NORMAL] * 3 + [PageType.ZERO] * 9 + [
-        PageType.SECRETS,
-        PageType.CPUID,
-        PageType.NORMAL,
-    ]
-    assert [page.kind for page in image_pages(FIRMWARE, HASHES, Vmm.EC2)][-1] is PageType.CPUID
-    assert [page.kind for page in image_pages(FIRMWARE, None, Vmm.QEMU)][-1] is PageType.ZERO
-    assert PageType.UNMEASURED in {page.kind for page in image_pages(FIRMWARE, HASHES, Vmm.GCE)}
+    def kinds(hashes, vmm):
+        return [page.kind for page in section_pages(firmware_seed(FIRMWARE).firmware, hashes, vmm)]
+
+    assert kinds(HASHES, Vmm.QEMU) == [PageType.ZERO] * 9 + [PageType.SECRETS, PageType.CPUID, PageType.NORMAL]
+    assert kinds(HASHES, Vmm.EC2)[-1] is PageType.CPUID
+    assert kinds(None, Vmm.QEMU)[-1] is PageType.ZERO
+    assert PageType.UNMEASURED in set(kinds(HASHES, Vmm.GCE))
+
+
+@pytest.mark.parametrize("vmm", Vmm)
+@pytest.mark.parametrize("hashes", [None, HASHES], ids=["bare", "kernel"])
+def test_a_seed_is_as_good_as_the_firmware(vmm, hashes):
+    seed = firmware_seed(FIRMWARE)
+    assert len(seed.digest) == 48
+    assert digest(firmware=seed, vmm=vmm, hashes=hashes) == digest(vmm=vmm, hashes=hashes)
+
+
+def test_a_seed_by_hand():
+    """Two pages, written out after the specification, with nothing of ours."""
+    image = firmware(pages=2)
+    value = bytes(48)
+    for number in range(2):
+        page = image[4096 * number : 4096 * (number + 1)]
+        gpa = 0x1_0000_0000 - 8192 + 4096 * number
+        info = value + hashlib.sha384(page).digest() + struct.pack("<HBBIQ", 112, 1, 0, 0, gpa)
+        assert len(info) == 112
+        value = hashlib.sha384(info).digest()
+    assert firmware_seed(image).digest == value
