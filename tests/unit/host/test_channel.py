@@ -99,7 +99,10 @@ class Guest:
 
     def _answer(self, channel):
         stream = channel.makefile("rb")
-        request = parse_json(read_frame(stream.read).payload, what="request", limit=1 << 20)
+        try:
+            request = parse_json(read_frame(stream.read).payload, what="request", limit=1 << 20)
+        except FormatError:
+            return  # the owner went before it had asked
         self.requests.append(request)
         with suppress(OSError):
             channel.sendall(self._answers(request))
