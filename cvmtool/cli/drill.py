@@ -26,7 +26,7 @@ def drill(
 
     from rich.console import Console
 
-    from cvmtool.cli.render import TerminalReporter, emit_schema, printable
+    from cvmtool.cli.render import TerminalReporter, emit_schema, shortened
     from cvmtool.config import load_settings
     from cvmtool.errors import AppraisalError, Finding
     from cvmtool.flows.drill import run_drills, select
@@ -76,8 +76,10 @@ def drill(
             mark = "[green]refused[/]" if result.refused else "[bold red]NOT AS REQUIRED[/]"
             console.print(f"{mark} {result.drill.name}: {result.drill.attack}")
             console.print(
-                f"        exit {result.exit_code}: {printable(result.message)[:400]}", markup=False, style="dim"
+                f"        exit {result.exit_code}: {shortened(result.message)[:400]}", markup=False, style="dim"
             )
+    if not missed and not as_json:
+        reporter.console.print(f"{len(drills)} of {len(drills)} attacks were refused as required")
     if missed:
         raise AppraisalError(
             f"{len(missed)} of {len(drills)} attacks were not refused as required",

@@ -112,7 +112,7 @@ def checks_lines(checks: tuple[Check, ...], unchecked: tuple[str, ...], width: i
     from rich.text import Text
 
     rows = [("CHECK", "FOUND", "REQUIRED")]
-    rows += [(_one_line(item.title), _short(item.actual), _short(item.required)) for item in checks]
+    rows += [(_one_line(item.title), shortened(item.actual), shortened(item.required)) for item in checks]
     title, found, required = (max(cell_len(row[column]) for row in rows) for column in range(3))
     # A long title gives way first; then what was found and what was required share the rest.
     room = width - len("ok ") - 2 * len("  ")
@@ -139,7 +139,7 @@ _HEX = re.compile(r"\b[0-9a-f]{20,}\b")
 _FRACTION = re.compile(r"(?<=:[0-9]{2})\.[0-9]+(?=[+Z])")  # of a second
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
     """Shorten what nobody reads to its end: digests, and fractions of seconds."""
     text = _FRACTION.sub("", _one_line(text))
     return _HEX.sub(lambda digits: f"{digits[0][:8]}..{digits[0][-4:]}", text)
