@@ -72,7 +72,20 @@ def main() -> None:
         # Click's usage errors know how to show themselves; typer does not export their class.
         if not hasattr(error, "show") or not hasattr(error, "exit_code"):
             raise
-        error.show()
+        if "--json" in sys.argv:
+            from cvmtool.cli.render import emit_schema
+
+            emit_schema(
+                "error",
+                exit_code=2,
+                error="UsageError",
+                message=error.format_message() if hasattr(error, "format_message") else str(error),
+                detail=None,
+                hint="cvmtool COMMAND --help",
+                findings=[],
+            )
+        else:
+            error.show()
         sys.exit(2)
     if code == _INTERRUPTED:
         typer.echo("cvmtool: interrupted", err=True)

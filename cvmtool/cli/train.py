@@ -74,7 +74,7 @@ def _bundle(name: str, settings: Settings, reporter: JsonReporter | TerminalRepo
 
 def _summary(result: TrainResult, reporter: JsonReporter | TerminalReporter) -> None:
     from cvmtool.cli.render import BANNER, TerminalReporter, emit_schema, error_console
-    from cvmtool.flows.jobs import RECEIPT_FILE
+    from cvmtool.flows.jobs import POLICY_FILE, RECEIPT_FILE
 
     record = result.job.record
     if not isinstance(reporter, TerminalReporter):
@@ -89,10 +89,9 @@ def _summary(result: TrainResult, reporter: JsonReporter | TerminalReporter) -> 
                 for item in result.outputs
             ],
             receipt=str(result.folder / RECEIPT_FILE),
+            policy=str(result.job.path / POLICY_FILE),
         )
         return
-    from cvmtool.flows.jobs import POLICY_FILE
-
     console = error_console()
     receipt, policy = result.folder / RECEIPT_FILE, result.job.path / POLICY_FILE
     console.print(f"results in {result.folder}", markup=False)

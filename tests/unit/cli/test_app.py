@@ -55,6 +55,13 @@ def test_wrong_usage_is_code_2_and_said_on_stderr(run, arguments):
     assert "Usage" in err
 
 
+def test_wrong_usage_with_json_is_a_document(run):
+    code, out, err = run("jobs", "show", "--json")
+    document = json.loads(out)
+    assert (code, err, document["exit_code"], document["error"]) == (2, "", 2, "UsageError")
+    assert document["message"]
+
+
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CvmError)]
 HOSTILE = "it \x1b[2J[bold]failed\x07"
 
