@@ -74,7 +74,15 @@ class Machine:
         return False
 
     def remove(self) -> None:
-        """Stop the machine and delete what the host holds of it. Idempotent."""
+        """Stop the machine and delete what the host holds of it. Idempotent; an interruption does not leave half of it."""
+        try:
+            self._remove()
+        except KeyboardInterrupt:
+            with suppress(HostError):
+                self._remove()
+            raise
+
+    def _remove(self) -> None:
         with suppress(HostError):  # the directory goes even if the host is gone
             self.hypervisor.destroy(self.name)
         self.directory.remove()
