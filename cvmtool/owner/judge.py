@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 
 from cvmtool.formats.policybits import PLATFORM_BITS, POLICY_BITS
 from cvmtool.formats.report import Report, SigningKey
-from cvmtool.formats.tcb import Tcb
+from cvmtool.formats.tcb import ProductLine, Tcb
 from cvmtool.owner.chain import Revocation
 from cvmtool.owner.checks import Check
 from cvmtool.owner.floors import Floor, applicable, shortfalls
@@ -32,6 +32,7 @@ def judge(authentic: AuthenticReport, policy: Policy, *, host_data: bytes | None
     report = authentic.report
     return (
         *_origin(authentic, policy),
+        *_measurement(authentic, policy),
         *_identity(report, policy, host_data),
         *_guest_policy(report, policy),
         *_platform(report, policy),
@@ -64,7 +65,10 @@ def _origin(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
         authentic.line,
         _any_of(policy.products),
         passed=authentic.line in policy.products,
-        why="lines differ in what their owners can do to them",
+        why="chip keys of Milan can be extracted in software by whoever owns the chip: it counts for listed chips, or because "
+        "the policy says allow_milan"
+        if authentic.line is ProductLine.MILAN
+        else "lines differ in what their owners can do to them",
     )
     key = authentic.vek.kind.name.lower()
     yield _check(
@@ -100,17 +104,35 @@ def _origin(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
     )
 
 
-def _identity(report: Report, policy: Policy, host_data: bytes | None) -> Iterator[Check]:
-    """What was launched, for whom, and who in the guest speaks."""
+def _measurement(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
+    """Q1, as of the time of verification: a digest that is accepted at any time, or by a set that holds now."""
+    value, at = authentic.report.measurement, authentic.verified_at
+    named = [entry for entry in policy.measurement_sets if value in entry.digests]
+    current = [entry for entry in policy.measurement_sets if entry.holds(at)]
+    accepted = policy.measurements.union(*(entry.digests for entry in current))
+    of = ", ".join(f"{entry.name} {entry.period}".rstrip() for entry in named)
     yield _check(
         "measurement",
-        report.measurement.hex(),
-        f"one of {len(policy.measurements)} launch digests"
-        if len(policy.measurements) > 1
-        else _any_of(value.hex() for value in policy.measurements),
-        passed=report.measurement in policy.measurements,
+        f"{value.hex()} (set {of})" if of else value.hex(),
+        _any_of(digest.hex() for digest in accepted)
+        if len(accepted) == 1
+        else f"one of {len(accepted)} launch digests" + (f" that hold at {at.isoformat()}" if named else ""),
+        passed=value in accepted,
         why="firmware, kernel, initrd, command line and CPU state are what the image's owner built",
     )
+    if policy.revoked_measurements:
+        revoked = value in policy.revoked_measurements
+        yield _check(
+            "measurement-revoked",
+            "revoked" if revoked else "not revoked",
+            f"none of {len(policy.revoked_measurements)} withdrawn launch digests",
+            passed=not revoked,
+            why="the image's owner withdrew it, perhaps for a hole that was found in it",
+        )
+
+
+def _identity(report: Report, policy: Policy, host_data: bytes | None) -> Iterator[Check]:
+    """For whom it was launched, who in the guest speaks, and what a signer calls it."""
     if host_data is not None:
         yield _check(
             "host-data",
@@ -134,6 +156,18 @@ def _identity(report: Report, policy: Policy, host_data: bytes | None) -> Iterat
         passed=report.vmpl in policy.vmpl,
         why="less privileged software in the guest must not speak for the whole guest",
     )
+    for code, value, wanted in (
+        ("family-id", report.family_id, policy.family_ids),
+        ("image-id", report.image_id, policy.image_ids),
+    ):
+        if wanted is not None:
+            yield _check(
+                code,
+                value.hex(),
+                _any_of(name.hex() for name in wanted),
+                passed=value in wanted,
+                why="whoever signed the launch named the image it is for",
+            )
 
 
 def _guest_policy(report: Report, policy: Policy) -> Iterator[Check]:

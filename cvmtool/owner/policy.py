@@ -8,13 +8,18 @@ Spec: AMD 56860 SEV-SNP Firmware ABI, ATTESTATION_REPORT (the names are AMD's).
 No field has a default. What shall not be checked is spelled out in `unchecked`, and shown at each run; a field that is
 neither stated nor unchecked is an error, and so is one that is both. Measurements are never optional.
 
-Left out, and why: FAMILY_ID and IMAGE_ID name what MEASUREMENT proves; REPORT_ID is new at each boot.
+FAMILY_ID and IMAGE_ID are what a signer wrote into the ID block, and zero without one: they can be asked for with `id_block`
+alone. Left out, and why: REPORT_ID is new at each boot.
+
+Rollover: a measurement set holds for a time; `revoked_measurements` are refused whatever else names them, so an image is
+withdrawn by one line without touching the sets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from cvmtool.errors import ConfigError
@@ -30,6 +35,8 @@ MEASUREMENT_BYTES = 48
 HOST_DATA_BYTES = 32
 CHIP_BYTES = (64, 8)
 DIGEST_BYTES = 48
+NAME_BYTES = 16
+"""Of FAMILY_ID and IMAGE_ID."""
 
 
 class Rule(StrEnum):
@@ -75,10 +82,51 @@ class IdBlock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasurementSet:
+    """Launch digests (48 bytes each) that are accepted from `not_before` to `not_after`, both included, both aware.
+
+    None leaves that side open. `name` is for people: a release, an image.
+    """
+
+    name: str
+    digests: frozenset[bytes]
+    not_before: datetime | None
+    not_after: datetime | None
+
+    def __post_init__(self) -> None:
+        for key in ("not_before", "not_after"):
+            moment = getattr(self, key)
+            if moment is not None and moment.tzinfo is None:
+                raise ConfigError(
+                    f"policy.measurement_sets.{self.name}.{key} is {moment}; required: a time with its zone"
+                )
+        if self.not_before is not None and self.not_after is not None and self.not_after < self.not_before:
+            raise ConfigError(
+                f"policy.measurement_sets.{self.name}.not_after is {self.not_after.isoformat()}; "
+                f"required: not before {self.not_before.isoformat()}"
+            )
+
+    def holds(self, at: datetime) -> bool:
+        """Whether the set is accepted at `at` (aware)."""
+        return (self.not_before is None or self.not_before <= at) and (self.not_after is None or at <= self.not_after)
+
+    @property
+    def period(self) -> str:
+        """The time in which the set holds, for people."""
+        return " ".join(
+            f"{word} {moment.isoformat()}"
+            for word, moment in (("from", self.not_before), ("until", self.not_after))
+            if moment is not None
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The owner's expectations. None in a field means that it is unchecked, which `unchecked` says aloud.
 
-    `measurements`: launch digests, 48 bytes each. `host_data`: 32 bytes each. `chips`: hardware identifiers, 64 bytes
+    `measurements`: launch digests, 48 bytes each, at any time; `measurement_sets`: more of them, each for a time; neither
+    counts for `revoked_measurements`. `family_ids`, `image_ids`: 16 bytes each, with `id_block` alone.
+    `host_data`: 32 bytes each. `chips`: hardware identifiers, 64 bytes
     or 8 on Turin. `guest_policy`, `platform_info`: a rule for every named bit. `mitigations`: bits that both vectors
     must have. `min_abi`: the lowest firmware ABI that the guest may demand. `simulated_root`: SHA-256 of the dry run's
     root, exactly when `roots` is simulated.
@@ -94,6 +142,8 @@ class Policy:
     signing_keys: frozenset[KeyKind]
     min_report_version: int
     measurements: frozenset[bytes]
+    measurement_sets: tuple[MeasurementSet, ...]
+    revoked_measurements: frozenset[bytes]
     vmpl: frozenset[int]
     guest_policy: Mapping[str, Rule]
     min_abi: tuple[int, int]
@@ -108,6 +158,8 @@ class Policy:
     min_firmware: FirmwareVersion | None
     mitigations: int | None
     id_block: IdBlock | None
+    family_ids: frozenset[bytes] | None
+    image_ids: frozenset[bytes] | None
 
     def __post_init__(self) -> None:
         _check_sets(self)
@@ -122,6 +174,10 @@ class Policy:
             )
         if self.providers is not None and KeyKind.VLEK not in self.signing_keys:
             raise ConfigError("policy.providers is stated, but policy.signing_keys does not hold 'vlek'")
+        if self.id_block is None and (self.family_ids or self.image_ids):
+            raise ConfigError(
+                "policy.family_ids or image_ids is stated; required: policy.id_block, which vouches for it"
+            )
 
     @property
     def unchecked(self) -> tuple[str, ...]:
@@ -141,23 +197,37 @@ OPTIONAL: dict[str, str] = {
     "min-firmware": "min_firmware",
     "mitigations": "mitigations",
     "id-block": "id_block",
+    "family-ids": "family_ids",
+    "image-ids": "image_ids",
 }
 """What may be named in `unchecked` -> the field that is None then."""
 
 
+def stateable(*, vlek: bool, id_block: bool) -> set[str]:
+    """Return the optional names that must be stated or left unchecked: providers exist with VLEK, names with an ID block."""
+    absent = set() if vlek else {"providers"}
+    return OPTIONAL.keys() - (absent if id_block else {*absent, "family-ids", "image-ids"})
+
+
 def _stateable(policy: Policy) -> set[str]:
-    """The optional names that this policy must state or leave unchecked: providers exist with VLEK alone."""
-    return OPTIONAL.keys() - (set() if KeyKind.VLEK in policy.signing_keys else {"providers"})
+    return stateable(vlek=KeyKind.VLEK in policy.signing_keys, id_block=policy.id_block is not None)
 
 
 def _check_sets(policy: Policy) -> None:
-    for name in ("products", "signing_keys", "measurements", "vmpl", "host_data", "chips", "providers", "tcb_floors"):
+    if not policy.measurements and not policy.measurement_sets:
+        raise ConfigError("policy.measurements is empty; required: one entry or more, or policy.measurement_sets")
+    optional = ("host_data", "chips", "providers", "tcb_floors", "family_ids", "image_ids")
+    for name in ("products", "signing_keys", "vmpl", *optional):
         value = getattr(policy, name)
         if value is not None and not value:
             raise ConfigError(f"policy.{name} is empty; required: one entry or more")
     root, block = policy.simulated_root, policy.id_block
     sized: tuple[tuple[str, frozenset[bytes], tuple[int, ...]], ...] = (
         ("measurements", policy.measurements, (MEASUREMENT_BYTES,)),
+        ("revoked_measurements", policy.revoked_measurements, (MEASUREMENT_BYTES,)),
+        *((f"measurement_sets.{s.name}", s.digests, (MEASUREMENT_BYTES,)) for s in policy.measurement_sets),
+        ("family_ids", policy.family_ids or frozenset(), (NAME_BYTES,)),
+        ("image_ids", policy.image_ids or frozenset(), (NAME_BYTES,)),
         ("host_data", policy.host_data or frozenset(), (HOST_DATA_BYTES,)),
         ("chips", policy.chips or frozenset(), CHIP_BYTES),
         ("simulated_root", frozenset() if root is None else frozenset({root}), (FINGERPRINT_BYTES,)),
@@ -172,6 +242,11 @@ def _check_sets(policy: Policy) -> None:
                     f"policy.{name} holds {entry.hex()[:32]} of {len(entry)} bytes; "
                     f"required: {' or '.join(map(str, sizes))} bytes, not all zero"
                 )
+    names = [entry.name for entry in policy.measurement_sets]
+    if len(set(names)) != len(names) or not all(entry.digests for entry in policy.measurement_sets):
+        raise ConfigError(
+            "policy.measurement_sets has a name twice or an empty set; required: names and digests of its own"
+        )
     if block is not None and not block.id_keys | block.author_keys:
         raise ConfigError("policy.id_block names no key; required: id_keys or author_keys")
 
@@ -219,6 +294,8 @@ def baseline(*, roots: Roots, measurements: frozenset[bytes], host_data: frozens
         signing_keys=frozenset({KeyKind.VCEK}),
         min_report_version=3,
         measurements=measurements,
+        measurement_sets=(),
+        revoked_measurements=frozenset(),
         vmpl=frozenset({0}),
         guest_policy={
             **dict.fromkeys(POLICY_BITS, Rule.ANY),
@@ -242,4 +319,6 @@ def baseline(*, roots: Roots, measurements: frozenset[bytes], host_data: frozens
         min_firmware=None,
         mitigations=None,
         id_block=None,
+        family_ids=None,
+        image_ids=None,
     )

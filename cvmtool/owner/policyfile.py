@@ -23,14 +23,17 @@ from cvmtool.owner.policy import (
     DIGEST_BYTES,
     HOST_DATA_BYTES,
     MEASUREMENT_BYTES,
+    NAME_BYTES,
     OPTIONAL,
     POLICY_SCHEMA,
     IdBlock,
     KeyKind,
+    MeasurementSet,
     Policy,
     RevocationRule,
     RootKind,
     Rule,
+    stateable,
 )
 from cvmtool.owner.toml import Table, load_table
 
@@ -50,7 +53,7 @@ def parse_policy(text: str) -> Policy:
     if schema != POLICY_SCHEMA:
         raise ConfigError(f"policy.schema is {schema!r}; required: {POLICY_SCHEMA!r}")
     keys = frozenset(document.choices("signing_keys", KeyKind))
-    skipped = _unchecked(document, vlek=KeyKind.VLEK in keys)
+    skipped = _unchecked(document, stateable(vlek=KeyKind.VLEK in keys, id_block=document.has("id_block")))
     platform = document.table("platform_info")
     unknown_platform_info = platform.choice(_UNKNOWN, Rule)
     policy = Policy(
@@ -60,7 +63,9 @@ def parse_policy(text: str) -> Policy:
         allow_milan=document.has("allow_milan") and document.boolean("allow_milan"),
         signing_keys=keys,
         min_report_version=document.integer("min_report_version", 2, 5),
-        measurements=frozenset(document.hexes("measurements", MEASUREMENT_BYTES)),
+        measurements=_digests(document, "measurements", required=not document.has("measurement_sets")),
+        measurement_sets=_measurement_sets(document),
+        revoked_measurements=_digests(document, "revoked_measurements", required=False),
         vmpl=frozenset(document.integers("vmpl", 0, 3)),
         guest_policy=_rules(document.table("guest_policy"), POLICY_BITS),
         min_abi=_abi(document),
@@ -75,12 +80,14 @@ def parse_policy(text: str) -> Policy:
         min_firmware=None if "min-firmware" in skipped else _firmware(document),
         mitigations=None if "mitigations" in skipped else document.integer("mitigations", 1, (1 << 63) - 1),
         id_block=None if "id-block" in skipped else _id_block(document.table("id_block")),
+        family_ids=None if "family-ids" in skipped else frozenset(document.hexes("family_ids", NAME_BYTES)),
+        image_ids=None if "image-ids" in skipped else frozenset(document.hexes("image_ids", NAME_BYTES)),
     )
     document.finish()
     return policy
 
 
-def _unchecked(document: Table, *, vlek: bool) -> set[str]:
+def _unchecked(document: Table, stateable_names: set[str]) -> set[str]:
     """Return the optional names that are not stated; each of them must stand in `unchecked`."""
     listed = set(document.texts("unchecked")) if document.has("unchecked") else set()
     unknown = sorted(listed - OPTIONAL.keys())
@@ -89,18 +96,44 @@ def _unchecked(document: Table, *, vlek: bool) -> set[str]:
             f"policy.unchecked holds {unknown[0]!r}; required: some of {', '.join(OPTIONAL)}",
             hint="every other check is always made",
         )
-    if "providers" in listed and not vlek:
-        raise ConfigError("policy.unchecked holds 'providers', but policy.signing_keys does not hold 'vlek'")
+    idle = sorted(listed - stateable_names)
+    if idle:
+        needed = "'vlek' in policy.signing_keys" if idle[0] == "providers" else "policy.id_block"
+        raise ConfigError(f"policy.unchecked holds {idle[0]!r}, which means nothing; required: {needed}")
     for name, key in OPTIONAL.items():
         stated = document.has(key)
         if stated and name in listed:
             raise ConfigError(f"policy.{key} is stated and {name!r} stands in policy.unchecked; required: one of them")
-        if not stated and name not in listed and (name != "providers" or vlek):
+        if not stated and name not in listed and name in stateable_names:
             raise ConfigError(
                 f"policy lacks the key {key!r}; required: a value, or {name!r} in policy.unchecked",
                 hint="leave a check out only by name",
             )
     return {name for name, key in OPTIONAL.items() if not document.has(key)}
+
+
+def _digests(document: Table, key: str, *, required: bool) -> frozenset[bytes]:
+    if not required and not document.has(key):
+        return frozenset()
+    return frozenset(document.hexes(key, MEASUREMENT_BYTES))
+
+
+def _measurement_sets(document: Table) -> tuple[MeasurementSet, ...]:
+    return tuple(
+        _measurement_set(table)
+        for table in (document.tables("measurement_sets") if document.has("measurement_sets") else ())
+    )
+
+
+def _measurement_set(table: Table) -> MeasurementSet:
+    value = MeasurementSet(
+        name=table.text("name"),
+        digests=frozenset(table.hexes("digests", MEASUREMENT_BYTES)),
+        not_before=table.moment("not_before") if table.has("not_before") else None,
+        not_after=table.moment("not_after") if table.has("not_after") else None,
+    )
+    table.finish()
+    return value
 
 
 def _rules(table: Table, bits: Iterable[str]) -> dict[str, Rule]:
@@ -161,7 +194,8 @@ def encode_policy(policy: Policy) -> str:
         *(["allow_milan = true"] if policy.allow_milan else []),
         f"signing_keys = {_texts(policy.signing_keys)}",
         f"min_report_version = {policy.min_report_version}",
-        f"measurements = {_hexes(policy.measurements)}",
+        *([f"measurements = {_hexes(policy.measurements)}"] if policy.measurements else []),
+        *([f"revoked_measurements = {_hexes(policy.revoked_measurements)}"] if policy.revoked_measurements else []),
         f"vmpl = [{', '.join(map(str, sorted(policy.vmpl)))}]",
         f'min_abi = "{policy.min_abi[0]}.{policy.min_abi[1]}"',
         f"provisional_firmware = {_text(policy.provisional_firmware)}",
@@ -171,6 +205,8 @@ def encode_policy(policy: Policy) -> str:
         *([] if policy.providers is None else [f"providers = {_texts(policy.providers)}"]),
         *([] if policy.min_firmware is None else [f"min_firmware = {_text(str(policy.min_firmware))}"]),
         *([] if policy.mitigations is None else [f"mitigations = {policy.mitigations:#x}"]),
+        *([] if policy.family_ids is None else [f"family_ids = {_hexes(policy.family_ids)}"]),
+        *([] if policy.image_ids is None else [f"image_ids = {_hexes(policy.image_ids)}"]),
         *([f"unchecked = [{', '.join(map(_text, policy.unchecked))}]"] if policy.unchecked else []),
         "",
         "[guest_policy]",
@@ -186,6 +222,10 @@ def encode_policy(policy: Policy) -> str:
         lines += [f"id_keys = {_hexes(block.id_keys)}"] if block.id_keys else []
         lines += [f"author_keys = {_hexes(block.author_keys)}"] if block.author_keys else []
         lines += [f"min_guest_svn = {block.min_guest_svn}"]
+    for entry in policy.measurement_sets:
+        lines += ["", "[[measurement_sets]]", f"name = {_text(entry.name)}", f"digests = {_hexes(entry.digests)}"]
+        lines += [f"not_before = {entry.not_before.isoformat()}"] if entry.not_before else []
+        lines += [f"not_after = {entry.not_after.isoformat()}"] if entry.not_after else []
     for floor in policy.tcb_floors or ():
         lines += [
             "",

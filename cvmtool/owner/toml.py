@@ -60,6 +60,13 @@ class Table:
             raise self.wrong(key, value, "a date without a time")
         return value
 
+    def moment(self, key: str) -> dt.datetime:
+        """Return a time with its zone."""
+        value = self._take(key, dt.datetime, "a time with its zone")
+        if value.tzinfo is None:
+            raise self.wrong(key, value, "a time with its zone, such as 2026-01-31T12:00:00Z")
+        return value
+
     def choice(self, key: str, kind: type[E]) -> E:
         """Return a member of `kind` by its value."""
         return self._member(key, self.text(key), kind)

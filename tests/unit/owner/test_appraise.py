@@ -6,7 +6,7 @@ Remove a check and its row here fails, since nothing else looks at the field.
 """
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -22,7 +22,7 @@ from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
 from cvmtool.owner.appraise import RefusedError, StaleEvidenceError, VerifiedGuest, appraise
 from cvmtool.owner.checks import NotGenuineError
 from cvmtool.owner.judge import judge
-from cvmtool.owner.policy import IdBlock, KeyKind, RevocationRule, RootKind, Rule, baseline
+from cvmtool.owner.policy import IdBlock, KeyKind, MeasurementSet, RevocationRule, RootKind, Rule, baseline
 from cvmtool.owner.verify import certificates_of, verify_report
 from tests import fakes, vectors
 
@@ -94,6 +94,42 @@ def test_every_line_can_be_trusted(line):
     amd = fakes.fake_amd(line)
     rules = policy(amd, products=frozenset(ProductLine), allow_milan=True)
     assert decide(fakes.launch(amd), rules, amd).simulated
+
+
+def period(name="now", digest=DIGEST, **days):
+    today = datetime.now(UTC)
+    begin, end = (None if days.get(key) is None else today + timedelta(days=days[key]) for key in ("begin", "end"))
+    return MeasurementSet(name=name, digests=frozenset({digest}), not_before=begin, not_after=end)
+
+
+@pytest.mark.parametrize("days", [{}, {"begin": -1}, {"end": 1}, {"begin": -1, "end": 1}])
+def test_a_measurement_set_counts_while_it_holds(days):
+    rules = policy(measurements=frozenset(), measurement_sets=(period("old", b"o" * 48, end=-1), period(**days)))
+    assert decide(fakes.launch(fakes.fake_amd()), rules)
+
+
+@pytest.mark.parametrize("days", [{"begin": 1}, {"end": -1}, {"begin": -2, "end": -1}])
+def test_a_measurement_set_does_not_count_before_and_after(days):
+    rules = policy(measurements=frozenset(), measurement_sets=(period("now", b"o" * 48), period("gone", **days)))
+    with pytest.raises(AppraisalError) as refusal:
+        decide(fakes.launch(fakes.fake_amd()), rules)
+    (finding,) = refusal.value.findings
+    assert finding.code == "measurement"
+    assert "set gone" in finding.actual
+
+
+def test_a_revoked_measurement_is_refused_whatever_names_it():
+    rules = policy(measurement_sets=(period(),), revoked_measurements=frozenset({DIGEST}))
+    refused_for({"measurement-revoked"}, fakes.launch(fakes.fake_amd()), rules)
+    assert decide(fakes.launch(fakes.fake_amd()), policy(revoked_measurements=frozenset({b"o" * 48})))
+
+
+@pytest.mark.parametrize("name", ["family_id", "image_id"])
+def test_names_of_the_id_block(name):
+    block = IdBlock(id_keys=frozenset({b"i" * 48}), author_keys=frozenset(), min_guest_svn=0)
+    signed = shown(id_key_digest=b"i" * 48, **{name: b"n" * 16})
+    assert decide(signed, policy(id_block=block, **{f"{name}s": frozenset({b"n" * 16, b"o" * 16})}))
+    refused_for({name.replace("_", "-")}, signed, policy(id_block=block, **{f"{name}s": frozenset({b"o" * 16})}))
 
 
 ALL_RULES = dict.fromkeys(POLICY_BITS, Rule.ANY)

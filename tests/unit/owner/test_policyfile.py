@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -13,12 +14,25 @@ from cvmtool.formats.report import FirmwareVersion
 from cvmtool.formats.tcb import ProductLine
 from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
 from cvmtool.owner.floors import built_in_floors
-from cvmtool.owner.policy import IdBlock, KeyKind, RevocationRule, RootKind, Rule, baseline
+from cvmtool.owner.policy import IdBlock, KeyKind, MeasurementSet, RevocationRule, RootKind, Rule, baseline
 from cvmtool.owner.policyfile import encode_policy, parse_policy
 
 BASE = baseline(roots=AmdRoots(), measurements=frozenset({b"M" * 48, b"L" * 48}), host_data=frozenset({b"H" * 32}))
+SETS = (
+    MeasurementSet(
+        name="2026.1",
+        digests=frozenset({b"1" * 48}),
+        not_before=datetime(2026, 1, 1, tzinfo=UTC),
+        not_after=datetime(2026, 6, 30, 12, tzinfo=timezone(timedelta(hours=2))),
+    ),
+    MeasurementSet(name="next", digests=frozenset({b"2" * 48, b"3" * 48}), not_before=None, not_after=None),
+)
 FULL = replace(
     BASE,
+    measurement_sets=SETS,
+    revoked_measurements=frozenset({b"R" * 48}),
+    family_ids=frozenset({b"F" * 16}),
+    image_ids=frozenset({b"G" * 16, b"J" * 16}),
     roots=RootKind.SIMULATED,
     simulated_root=b"\1" * 32,
     products=frozenset(ProductLine),
@@ -40,7 +54,7 @@ FULL = replace(
 TEXT = encode_policy(BASE)
 
 
-@pytest.mark.parametrize("policy", [BASE, FULL], ids=["base", "full"])
+@pytest.mark.parametrize("policy", [BASE, FULL, replace(FULL, measurements=frozenset())], ids=["base", "full", "sets"])
 def test_round_trip(policy):
     assert parse_policy(encode_policy(policy)) == policy
     assert encode_policy(parse_policy(encode_policy(policy))) == encode_policy(policy)
@@ -133,6 +147,10 @@ def test_nothing_can_be_left_out_silently(key):
         ('"chips"', '"chps"', "policy.unchecked holds 'chps'"),
         ('"chips", ', "", "policy lacks the key 'chips'"),
         ('"chips"', '"host-data", "chips"', "policy.host_data is stated"),
+        ('"chips"', '"image-ids", "chips"', "policy.unchecked holds 'image-ids'"),
+        ("vmpl =", 'family_ids = ["46464646464646464646464646464646"]\nvmpl =', "policy.family_ids or image_ids"),
+        ("vmpl =", 'revoked_measurements = ["00"]\nvmpl =', "policy.revoked_measurements"),
+        ("vmpl =", "measurement_sets = []\nvmpl =", "policy.measurement_sets"),
         ('"chips"', '"measurement", "chips"', "policy.unchecked holds 'measurement'"),
         ('"chips"', '"providers", "chips"', "policy.unchecked holds 'providers'"),
         ("value = 23", "value = 256", "policy.tcb_floors[0].value"),
@@ -181,6 +199,14 @@ def test_an_empty_or_broken_policy_is_refused(text):
         {"mitigations": 1 << 63},
         {"unknown_platform_info": Rule.REQUIRED},
         {"tcb_floors": ()},
+        {"measurement_sets": (SETS[0], SETS[0])},
+        {"measurement_sets": (replace(SETS[0], digests=frozenset()),)},
+        {"measurement_sets": (replace(SETS[0], digests=frozenset({b"x"})),)},
+        {"revoked_measurements": frozenset({b"x"})},
+        {"family_ids": frozenset({b"F" * 16})},
+        {"id_block": FULL.id_block, "image_ids": frozenset()},
+        {"id_block": FULL.id_block, "image_ids": frozenset({bytes(16)})},
+        {"id_block": FULL.id_block, "family_ids": frozenset({b"F" * 15})},
         {"id_block": IdBlock(id_keys=frozenset(), author_keys=frozenset(), min_guest_svn=0)},
         {"id_block": IdBlock(id_keys=frozenset({bytes(48)}), author_keys=frozenset(), min_guest_svn=0)},
     ],
@@ -188,6 +214,54 @@ def test_an_empty_or_broken_policy_is_refused(text):
 def test_a_policy_that_contradicts_itself_is_not_made(changes):
     with pytest.raises(ConfigError):
         replace(BASE, **changes)
+
+
+FULL_TEXT = encode_policy(FULL)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "not_before = 2026-01-01T00:00:00+00:00",
+            "not_before = 2026-01-01T00:00:00",
+            "policy.measurement_sets[0].not_b",
+        ),
+        ("not_before = 2026-01-01T00:00:00+00:00", "not_before = 2026-01-01", "policy.measurement_sets[0].not_before"),
+        (
+            "not_before = 2026-01-01T00:00:00+00:00",
+            "not_before = 2027-01-01T00:00:00Z",
+            "policy.measurement_sets.2026.1",
+        ),
+        ('name = "next"', 'nam = "next"', "policy.measurement_sets[1] lacks"),
+        ('name = "next"', 'name = "next"\nuntil = 3', "policy.measurement_sets[1] has the unknown key"),
+        ('name = "next"', 'name = "2026.1"', "policy.measurement_sets has a name twice"),
+        ("family_ids = ", "family_id = ", "policy lacks the key 'family_ids'"),
+    ],
+)
+def test_one_wrong_value_of_a_full_policy_is_named(old, new, message):
+    assert old in FULL_TEXT
+    with pytest.raises(ConfigError) as refusal:
+        parse_policy(FULL_TEXT.replace(old, new, 1))
+    assert refusal.value.message.startswith(message)
+
+
+def test_a_set_holds_for_its_time_ends_included():
+    first, open_ended = SETS
+    for moment in (first.not_before, first.not_after):
+        assert first.holds(moment)
+    assert not first.holds(first.not_before - timedelta(microseconds=1))
+    assert not first.holds(first.not_after + timedelta(microseconds=1))
+    assert open_ended.holds(first.not_before)
+    assert open_ended.period == ""
+    assert first.period == "from 2026-01-01T00:00:00+00:00 until 2026-06-30T12:00:00+02:00"
+    with pytest.raises(ConfigError):
+        replace(first, not_before=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the point
+
+
+def test_names_of_an_id_block_are_stated_or_left_unchecked():
+    assert replace(FULL, family_ids=None, image_ids=None).unchecked == ("family-ids", "image-ids")
+    assert parse_policy(encode_policy(replace(FULL, image_ids=None))).unchecked == ("image-ids",)
 
 
 def test_milan_needs_a_list_of_chips_or_a_word():
