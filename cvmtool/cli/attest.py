@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cvmtool.cli.render import printable
-from cvmtool.cli.verdict import container_fields, print_json, report_fields, show_claims, show_verdict
+from cvmtool.cli.verdict import container_fields, explanation, print_json, report_fields, show_claims, show_verdict
 from cvmtool.errors import ConfigError, CvmError, FormatError, VerificationError
 from cvmtool.formats.containers import Container, unwrap
 
@@ -39,6 +39,9 @@ Wrapping = Annotated[
     typer.Option("--container", help=f"What REPORT is: {', '.join(Container)}.", metavar="CONTAINER"),
 ]
 Aux = Annotated[Path | None, typer.Option("--auxblob", help="Certificate table, with container tsm.", metavar="FILE")]
+
+
+Explain = Annotated[bool, typer.Option("--explain", help="Say in plain words who could read the data, and why not.")]
 
 
 @app.command()
@@ -76,6 +79,7 @@ def verify(
     report_data: Annotated[
         str | None, typer.Option("--report-data", help="What REPORT_DATA must be, 128 hex digits.", metavar="HEX")
     ] = None,
+    explain: Explain = False,
     as_json: Json = False,
 ) -> None:
     """Decide about a report: genuine (exit 5 if not), fresh (7, with --report-data), acceptable (6)."""
@@ -97,6 +101,8 @@ def verify(
         unwrapped = unwrap(received, container, auxblob=b"" if auxblob is None else _read(auxblob))
         authentic, genuine = _verify(unwrapped, files, listed, rules, time)
     except (FormatError, VerificationError) as error:
+        if explain:
+            document["explanation"] = explanation(_failed_check(error), document)
         show_verdict(document, _failed_check(error), error, as_json=as_json)
         _end(error, as_json=as_json)
     from cvmtool.owner.judge import judge
@@ -105,6 +111,8 @@ def verify(
     checks = (*genuine, *fresh, *judge(authentic, rules))
     refusal = _refusal(checks, fresh)
     document["report"] = report_fields(authentic.report)
+    if explain:
+        document["explanation"] = explanation(checks, document)
     show_verdict(document, checks, refusal, as_json=as_json)
     if refusal is not None:
         _end(refusal, as_json=as_json)
@@ -113,6 +121,8 @@ def verify(
 @app.command()
 def replay(
     case: Annotated[Path, typer.Argument(help="A directory that a refusal was saved in.", metavar="DIR")],
+    *,
+    explain: Explain = False,
     as_json: Json = False,
 ) -> None:
     """Decide a saved case again, offline, as of its own time. Ends with the refusal's exit code."""
@@ -129,7 +139,10 @@ def replay(
         guest = saved.decide()
     except CvmError as refusal:
         document["same_as_recorded"] = saved.is_same(refusal)
-        show_verdict(document, getattr(refusal, "checks", None) or _failed_check(refusal), refusal, as_json=as_json)
+        checks = getattr(refusal, "checks", None) or _failed_check(refusal)
+        if explain:
+            document["explanation"] = explanation(checks, document)
+        show_verdict(document, checks, refusal, as_json=as_json)
         if not saved.is_same(refusal):
             typer.echo(f"recorded: exit {saved.exit_code}: {printable(saved.message)}", err=True)
         _end(refusal, as_json=as_json)

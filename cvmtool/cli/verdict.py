@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from cvmtool.errors import CvmError
     from cvmtool.formats.containers import Unwrapped
     from cvmtool.formats.report import Report
@@ -36,37 +38,58 @@ def show_verdict(document: dict[str, Any], checks: tuple[Check, ...], error: Cvm
         }
         print_json(document)
         return
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table("", "CHECK", "FOUND", "REQUIRED", box=None)
-    for check in checks:
-        mark = Text("ok", style="green") if check.passed else Text("FAIL", style="bold red")
-        table.add_row(
-            mark,
-            Text(check.title),
-            Text(check.actual, overflow="fold"),
-            Text("" if check.passed else check.required, overflow="fold"),
-        )
-    console = Console()
-    if document["simulated"]:
-        console.print(Text("SIMULATED / NOT CONFIDENTIAL: this policy trusts a dry run's root", style="bold yellow"))
-    console.print(table)
+    _show_checks(checks, simulated=document["simulated"])
+    console = _console()
+    for line in document.get("explanation", ()):
+        console.print(Text(f"{line['question']} ").append(line["answer"], style="bold").append(f": {line['reason']}"))
+    if "explanation" in document:
+        from cvmtool.owner.plain import NOT_VISIBLE
+
+        console.print(Text(NOT_VISIBLE, style="dim"))
     console.print(Text(f"unchecked: {', '.join(document['unchecked']) or 'nothing'}", style="dim"))
     console.print(Text(verdict, style="bold green" if error is None else "bold red"))
 
 
-def show_claims(fields: dict[str, Any]) -> None:
-    """Write the fields of a report that nobody verified, as a table."""
+def explanation(checks: tuple[Check, ...], document: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the verdict in plain words, as JSON has it: `question`, `answer`, `reason`."""
+    from dataclasses import asdict
+
+    from cvmtool.owner.plain import explain
+
+    statements = explain(checks, unchecked=document["unchecked"], simulated=document["simulated"])
+    return [asdict(statement) for statement in statements]
+
+
+def _console() -> Console:
     from rich.console import Console
-    from rich.table import Table
+
+    # Whole values and no folding: this is what one looks into when a digest is not the expected one.
+    return Console(soft_wrap=True, highlight=False)
+
+
+def _show_checks(checks: tuple[Check, ...], *, simulated: bool) -> None:
     from rich.text import Text
 
-    table = Table("FIELD", "CLAIM (unverified)", box=None)
-    for name, value in fields.items():
-        table.add_row(name, Text(_plain(value), overflow="fold"))
-    Console().print(table)
+    from cvmtool.cli.render import printable
+
+    console = _console()
+    if simulated:
+        console.print(Text("SIMULATED / NOT CONFIDENTIAL: this policy trusts a dry run's root", style="bold yellow"))
+    width = max((len(check.title) for check in checks), default=0)
+    for check in checks:
+        mark = Text("ok  ", style="green") if check.passed else Text("FAIL", style="bold red")
+        console.print(Text.assemble(mark, f"  {check.title:<{width}}  {printable(check.actual)}"))
+        if not check.passed:
+            console.print(Text(f"      {'required':<{width}}  {printable(check.required)}"))
+
+
+def show_claims(fields: dict[str, Any]) -> None:
+    """Write the fields of a report that nobody verified, as a table."""
+    from cvmtool.cli.render import print_table
+
+    print_table(("FIELD", "CLAIM (unverified)"), ((name, _plain(value)) for name, value in fields.items()))
 
 
 def report_fields(report: Report) -> dict[str, Any]:

@@ -132,6 +132,22 @@ def test_a_file_without_end_is_not_read(case, tmp_path):
     assert isinstance(case().exception, ConfigError)
 
 
+def test_in_plain_words(case, tmp_path):
+    value = document(case("--json", "--explain"))
+    answers = {line["question"]: line["answer"] for line in value["explanation"]}
+    assert next(iter(answers.values())) == "perhaps"
+    assert answers["could another program than the expected one be running?"] == "no"
+    assert answers["could it be an old report, or another machine's?"] == "nobody looked"
+    assert "explanation" not in document(case("--json"))
+    output = case("--explain").stdout
+    assert "could the host read the data? perhaps: this is a dry run" in output
+    assert "no report can show" in output
+    (tmp_path / "report").write_bytes(fakes.launch(fakes.fake_amd(), Fault.BAD_SIGNATURE).report)
+    forged = {line["question"]: line["answer"] for line in document(case("--json", "--explain"))["explanation"]}
+    assert forged["could somebody have made this report up?"] == "perhaps"
+    assert forged["could another program than the expected one be running?"] == "nobody looked"
+
+
 def test_show_verifies_nothing_and_says_so(case, tmp_path):
     result = CliRunner().invoke(app, ["show", str(tmp_path / "report"), "--json"])
     value = document(result)

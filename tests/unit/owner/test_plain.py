@@ -1,0 +1,70 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+import ast
+from pathlib import Path
+
+import pytest
+
+from cvmtool import owner
+from cvmtool.formats.policybits import PLATFORM_BITS, POLICY_BITS
+from cvmtool.owner.checks import Check
+from cvmtool.owner.plain import QUESTIONS, Answer, explain
+
+FOLDER = Path(owner.__file__).parent
+
+
+def check(code, *, passed=True):
+    return Check(code=code, title=code, actual="this", required="that", passed=passed, why="a reason")
+
+
+def codes():
+    """Every code that a check of the owner is made with, out of the source."""
+    found = {f"policy-{name}" for name in POLICY_BITS} | {f"platform-{name}" for name in PLATFORM_BITS}
+    found |= {"family-id", "image-id", "report-data"}
+    for path in FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_check" and node.args:
+                first = node.args[0]
+                found |= {first.value} if isinstance(first, ast.Constant) else set()
+    return found
+
+
+def test_every_check_answers_one_question():
+    assert len(codes()) > 40
+    assert {code: sum(question.asks(code) for question in QUESTIONS) for code in codes()} == dict.fromkeys(codes(), 1)
+
+
+def test_every_question_has_a_check():
+    for question in QUESTIONS:
+        for own in question.codes:
+            assert any(code == own or (own.endswith("-") and code.startswith(own)) for code in codes()), own
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.text)
+def test_an_answer_follows_from_the_checks(question):
+    def answer(*checks):
+        return next(s for s in explain(checks, unchecked=(), simulated=False) if s.question == question.text)
+
+    code = next(code for code in sorted(codes()) if question.asks(code))
+    assert answer().answer is Answer.UNKNOWN
+    assert answer(check(code)).answer is Answer.NO
+    failed = answer(check(code), check(code, passed=False))
+    assert failed.answer is Answer.PERHAPS
+    assert "this; required: that (a reason)" in failed.reason
+    assert answer(check("something-else")).answer is Answer.UNKNOWN
+    assert failed.sentence().startswith(question.text)
+
+
+def test_a_chip_that_nobody_listed_leaves_the_question_open():
+    checks = [check("product-allowed")]
+    (closed,) = [s for s in explain(checks, unchecked=(), simulated=False) if s.answer is Answer.NO]
+    (left,) = [s for s in explain(checks, unchecked=("chips",), simulated=False) if s.question == closed.question]
+    assert left.answer is Answer.UNKNOWN
+    assert "chips" in left.reason
+
+
+def test_a_dry_run_is_never_said_to_keep_a_secret():
+    first, *rest = explain([check("signature")], unchecked=(), simulated=True)
+    assert first.answer is Answer.PERHAPS
+    assert "dry run" in first.reason
+    assert tuple(rest) == explain([check("signature")], unchecked=(), simulated=False)
