@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from cvmtool.guest import programs
 
 _CHUNK = 65_536  # bytes read from either side at a time
 _BUFFER = 1 << 20  # bytes in the socket to sshd: fewer turns of the loop on a bulk transfer
+_ABSENCE_SECONDS = 1.0  # before a host that left is believed to have left
 _MOST_UP = 262_144  # bytes held for an sshd that does not read
 _LOOK_BACK = OPEN_SIZE  # bytes of the stream in which an OPEN may have begun
 SSHD = ("/usr/sbin/sshd", "-i", "-f", "/etc/cvmtool/sshd_config")
@@ -122,6 +124,7 @@ class Bridge:
         self._down = b""  # for the host
         self._tail = b""  # the end of what came, where an OPEN may have begun
         self._host = True  # somebody holds the other end
+        self._left: float | None = None  # when nobody did any more (monotonic seconds), until that has been acted on
 
     def stop(self) -> None:
         """End `serve`, from any thread."""
@@ -138,7 +141,8 @@ class Bridge:
             self._watch(descriptor, select.EPOLLIN)
         while True:
             self._watch_all()
-            events = dict(self._epoll.poll())
+            events = dict(self._epoll.poll(self._patience()))
+            self._act_on_absence()
             if self._stop in events:
                 self._end_session()
                 return
@@ -149,6 +153,17 @@ class Bridge:
             if self._session is not None and self._session.sock.fileno() in events:
                 self._from_sshd(self._session)
             self._flush()
+
+    def _patience(self) -> float | None:
+        """How long to wait for events, in seconds; None: for ever."""
+        return None if self._left is None else max(0.0, self._left + _ABSENCE_SECONDS - time.monotonic())
+
+    def _act_on_absence(self) -> None:
+        """End the session of a host that has gone."""
+        if self._patience() == 0:
+            self._left = None
+            self._end_session()
+            self._down = b""
 
     def _watch_all(self) -> None:
         if self._host:
@@ -175,12 +190,15 @@ class Bridge:
             return  # woken for writing
         data, eof = _read_all(lambda: os.read(self._port, _CHUNK))
         if eof:
+            # Bytes and the news of who holds the other end come through different queues: an end that is read now may be
+            # an earlier host's, after the next one's OPEN. So nothing that was asked is dropped, and the session of
+            # whoever left ends a moment later, when nobody has come.
+            if self._host:
+                self._left = time.monotonic()
             self._host = False
-            self._end_session()
-            self._pending = None
-            self._down = self._tail = b""
             return
         self._host = True
+        self._left = None
         seen = self._tail + data
         opened = find_last_open(seen)
         if opened is None:

@@ -209,6 +209,35 @@ def test_bulk_goes_through_unchanged(host):
     assert host.expect(b"the end") == data
 
 
+def test_news_of_an_earlier_hosts_end_costs_no_challenge(monkeypatch):
+    """The kernel tells of a host's end through another queue than its successor's bytes: it may come after them."""
+    going, entered = threading.Event(), threading.Event()
+    late_end = []
+
+    def slow(opened):
+        entered.set()
+        going.wait(20)
+        return Answer(line=b"\nREADY %b\n" % opened.nonce[:4], ready=True)
+
+    with Host(attest=slow) as host:
+        real = os.read
+
+        def read(descriptor, size):
+            if descriptor == host.guest.fileno() and late_end:
+                return late_end.pop()
+            return real(descriptor, size)
+
+        monkeypatch.setattr(os, "read", read)
+        host.send(challenge(b"aaaa"))
+        assert entered.wait(20)
+        late_end.append(b"")
+        host.send(b"x")
+        while late_end:
+            time.sleep(0.01)
+        going.set()
+        assert host.expect(b"\nREADY aaaa\n") == b""
+
+
 def test_host_that_leaves_ends_the_session():
     with Host(sshd=("sh", "-c", "echo $$; exec cat")) as host:
         host.send(challenge(b"aaaa"))
