@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from cvmtool.cli.policy import app as policy_app
 from cvmtool.cli.render import printable
 from cvmtool.cli.verdict import container_fields, explanation, print_json, report_fields, show_claims, show_verdict
 from cvmtool.errors import ConfigError, CvmError, FormatError, VerificationError
@@ -29,6 +30,7 @@ MAX_FILE_BYTES = 1 << 20
 """Of every file that these commands read."""
 
 app = typer.Typer(help="Read an attestation report, and decide whether to believe and accept it.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to standard output.")]
 ReportFile = Annotated[

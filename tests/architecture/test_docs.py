@@ -88,7 +88,9 @@ def is_command(line: str) -> bool:
     groups = {known.split()[1] for known in commands() if len(known.split()) == 3}
     if len(words) > 1 and words[1] == "measure" and f"cvmtool measure {[*words, ''][2]}" not in commands():
         words.insert(2, "bundle")
-    if len(words) > 1 and words[1] in groups:
+    if " ".join(words[:4]) in commands():
+        names = [" ".join(words[:4])]  # a group within a group: `cvmtool attest policy init`
+    elif len(words) > 1 and words[1] in groups:
         names = [f"cvmtool {words[1]} {word}" for word in " ".join(words[2:3]).split("|")]
         if "|" in words:  # `cvmtool image build | list | show`
             names = [f"cvmtool {words[1]} {word}" for word in words[2:] if word != "|"]
