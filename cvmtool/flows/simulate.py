@@ -19,7 +19,7 @@ from pathlib import Path
 from cvmtool.dryrun.amd import FakeAmd
 from cvmtool.dryrun.faults import Fault
 from cvmtool.dryrun.psp import LaunchFacts, SimulatedPsp
-from cvmtool.errors import HostError
+from cvmtool.errors import FormatError, HostError
 from cvmtool.flows.machine import Machine
 from cvmtool.formats.channel import PSP_PORT
 from cvmtool.formats.reportmsg import ReportRequest
@@ -45,10 +45,17 @@ def launch_facts(live: LiveDomain) -> LaunchFacts:
         vcpus=live.vcpus,
         cpu=live.cpu,
         host_data=parse_hex(live.host_data, 32, what="the domain's host-data"),
-        policy=int(live.policy, 16),
+        policy=_policy(live.policy),
         # New for each launch; a domain's name is never used twice.
         report_id=hashlib.sha256(b"cvmtool/dryrun/report-id" + live.name.encode("utf-8")).digest(),
     )
+
+
+def _policy(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError as error:
+        raise FormatError(f"the domain's policy is {text[:32]!r}; a hexadecimal number is required") from error
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROBE_SECONDS = 30.0  # a working KVM guest prints within two
+_FAILURE_SECONDS = 86_400.0
 _PROOF = b"CVM-STAGE initrd"
 
 
@@ -63,7 +64,9 @@ def probe_kvm(
     file = cache / f"kvm-{key}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(file.read_text("utf-8"))
-        if kept["domain_type"] in ("kvm", "qemu"):
+        # A failure is asked about again after a day: a moment's load may have been all there was to it.
+        fresh = kept["domain_type"] == "kvm" or time.time() - file.stat().st_mtime < _FAILURE_SECONDS
+        if fresh and kept["domain_type"] in ("kvm", "qemu"):
             return Acceleration(domain_type=kept["domain_type"], reason=str(kept["reason"]))
     failure = _try(boot, cache, seconds)
     answer = (

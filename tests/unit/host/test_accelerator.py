@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,17 @@ def test_the_answer_is_kept_for_the_same_boot_alone(probe):
     for changes in ({"cpu": "EPYC-Milan"}, {"cmdline": "loud"}, {"hash_table": b"other"}):
         probe(PROVES, **changes)
     assert probe.runs == 4
+
+
+def test_a_failure_is_asked_about_again_after_a_day(probe):
+    fails = "exit 1"
+    probe(fails)
+    probe(fails)
+    assert probe.runs == 1
+    yesterday = probe.kept[0].stat().st_mtime - 90_000
+    os.utime(probe.kept[0], (yesterday, yesterday))
+    probe(fails)
+    assert probe.runs == 2
 
 
 def test_nothing_of_a_probe_is_left_but_its_answer(probe):
