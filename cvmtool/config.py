@@ -131,7 +131,24 @@ def session_dirs(environ: Mapping[str, str] | None = None) -> tuple[Path, Path]:
     env = os.environ if environ is None else environ
     home = Path(env.get("HOME") or "~").expanduser()
     cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
-    return Path(env.get("XDG_RUNTIME_DIR") or cache), Path(env.get("XDG_CONFIG_HOME") or home / ".config")
+    runtime = env.get("XDG_RUNTIME_DIR")
+    return Path(runtime if runtime and _is_own(runtime) else cache), Path(
+        env.get("XDG_CONFIG_HOME") or home / ".config"
+    )
+
+
+def forget_foreign_runtime_dir() -> None:
+    """Drop an XDG_RUNTIME_DIR that is not this user's, as after `su`: libvirt would insist on writing there."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime is not None and not _is_own(runtime):
+        del os.environ["XDG_RUNTIME_DIR"]
+
+
+def _is_own(folder: str) -> bool:
+    try:
+        return Path(folder).stat().st_uid == os.geteuid() and os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        return False
 
 
 def _names() -> list[str]:

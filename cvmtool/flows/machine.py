@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvmtool.config import Settings, private_dir, resources, session_dirs
+from cvmtool.config import Settings, forget_foreign_runtime_dir, private_dir, resources, session_dirs
 from cvmtool.errors import BuildError, CvmError, HostError
 from cvmtool.flows.packs import SealedPack
 from cvmtool.flows.reporter import Reporter
@@ -46,6 +46,7 @@ Connect = Callable[[str, Path], Hypervisor]
 
 def connect(uri: str, log: Path) -> Hypervisor:
     """Open a connection to libvirt."""
+    forget_foreign_runtime_dir()
     return Hypervisor.open(uri, log=log)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -93,6 +94,23 @@ def _account_for(declared: Mapping[str, Output], delivered: list[str], refused: 
         times = delivered.count(name) + refused.count(name)
         if times != 1:
             raise FormatError(f"results names the declared output {name!r} {times} times; once is required")
+
+
+def check_room(folder: Path, manifest: JobManifest, reporter: Reporter) -> None:
+    """See before a long run whether its results will have a place.
+
+    Raises:
+        ConfigError: the folder cannot be made or written.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.access(path, os.F_OK))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"results cannot be written to {folder}: {there} is not a directory of yours", hint="--results DIR"
+        )
+    most = min(sum(output.max_bytes for output in manifest.outputs), manifest.limits.outputs_mib << 20)
+    free = shutil.disk_usage(there).free
+    if free < most:
+        reporter.notice(f"{folder} has room for {free >> 20} MiB; the job may bring home {most >> 20} MiB")
 
 
 def fetch_outputs(channel: AgentChannel, outcome: Outcome, folder: Path, reporter: Reporter) -> tuple[Fetched, ...]:

@@ -44,7 +44,7 @@ from cvmtool.flows.jobs import (
 from cvmtool.flows.machine import Connect, Machine, connect, start_machine
 from cvmtool.flows.packs import SealedPack, seal_container, seal_tree
 from cvmtool.flows.reporter import Reporter, Stage
-from cvmtool.flows.results import Fetched, Outcome, fetch_outputs, read_outcome
+from cvmtool.flows.results import Fetched, Outcome, check_room, fetch_outputs, read_outcome
 from cvmtool.formats.control import ControlError, LogReader, Op
 from cvmtool.formats.control import Stage as ControlStage
 from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
@@ -219,8 +219,10 @@ def train(
         AppraisalError, VerificationError, FreshnessError: the guest is not trusted; no key was released.
         JobError: the container failed, or declared outputs are missing.
         HostError: the host let us down.
+        ConfigError: the results cannot be written where they shall go.
     """
     manifest = prepared.manifest
+    check_room(results or Path("results"), manifest, reporter)
     amd = FakeAmd.load_or_create(settings.dryrun_dir)
     policy = dry_run_policy(prepared.bundle, manifest, amd)
     job = JobDir.create(settings.jobs_dir, manifest.name, simulated=True)

@@ -49,7 +49,7 @@ def embedded_root(uri: str) -> Path | None:
 def session_fits(runtime: Path, config: Path) -> bool:
     """Say whether an ordinary user's session daemon can have its sockets below these directories.
 
-    It cannot where a home directory's path is long, or the runtime directory is missing or another user's (after `su`).
+    It cannot where a home directory's path is long, or where they may not be written.
 
     Args:
         runtime: what stands for XDG_RUNTIME_DIR.

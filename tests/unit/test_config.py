@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from cvmtool.config import Settings, load_settings, private_dir, resources, write_atomic, write_once
+from cvmtool.config import (
+    Settings,
+    forget_foreign_runtime_dir,
+    load_settings,
+    private_dir,
+    resources,
+    session_dirs,
+    write_atomic,
+    write_once,
+)
 from cvmtool.errors import ConfigError
 
 
@@ -174,3 +183,24 @@ def test_what_is_written_once_is_not_written_over(tmp_path):
     assert not write_once(path, b"two")
     assert (path.read_bytes(), mode(path)) == (b"one", 0o600)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_libvirts_session_directories(tmp_path):
+    home = {"HOME": "/h"}
+    assert session_dirs(home) == (Path("/h/.cache"), Path("/h/.config"))
+    own = {**home, "XDG_RUNTIME_DIR": str(tmp_path), "XDG_CONFIG_HOME": "/c"}
+    assert session_dirs(own) == (tmp_path, Path("/c"))
+
+
+@pytest.mark.parametrize("foreign", ["/nonexistent/run", "/dev/null/run"])
+def test_a_runtime_directory_of_another_user_is_forgotten(monkeypatch, foreign):
+    assert session_dirs({"HOME": "/h", "XDG_RUNTIME_DIR": foreign})[0] == Path("/h/.cache")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", foreign)
+    forget_foreign_runtime_dir()
+    assert "XDG_RUNTIME_DIR" not in os.environ
+
+
+def test_ones_own_runtime_directory_stays(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    forget_foreign_runtime_dir()
+    assert os.environ["XDG_RUNTIME_DIR"] == str(tmp_path)

@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
 import hashlib
+import shutil
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cvmtool.errors import ConfigError, CvmError, FormatError, HostError, VerificationError
-from cvmtool.flows.results import Outcome, fetch_outputs, read_outcome
+from cvmtool.flows.results import Outcome, check_room, fetch_outputs, read_outcome
 from cvmtool.formats.control import Op
 from cvmtool.formats.wire import canonical_json
 from tests import samples
@@ -191,3 +193,29 @@ def test_a_job_that_delivers_nothing_still_has_a_folder_for_its_receipt(tmp_path
     outcome = read(outputs=[], refused=refused)
     assert fetch_outputs(Channel(), outcome, tmp_path / "results", Progress()) == ()
     assert (tmp_path / "results").is_dir()
+
+
+class Notices(list):
+    notice = list.append
+
+
+def test_room_for_results_is_looked_for_before_a_run(tmp_path):
+    told = Notices()
+    check_room(tmp_path / "results" / "x", MANIFEST, told)
+    assert told == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_small_disk_is_noticed(tmp_path, monkeypatch):
+    free = min(sum(item.max_bytes for item in MANIFEST.outputs), MANIFEST.limits.outputs_mib << 20) - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+    told = Notices()
+    check_room(tmp_path, MANIFEST, told)
+    assert len(told) == 1
+
+
+def test_results_below_a_file_are_refused_before_a_run(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError) as refused:
+        check_room(tmp_path / "file" / "results", MANIFEST, Notices())
+    assert refused.value.hint == "--results DIR"
