@@ -3,7 +3,7 @@
 """`cvmtool attest`: read an attestation report, and decide whether it is genuine and acceptable.
 
 Zone: cli. Standard output carries the report or the verdict (or one JSON document), standard error everything else.
-Needs no libvirt, no network and no state: everything comes as files.
+Needs no libvirt and no state: everything comes as files. `bundle` alone may ask AMD's key service.
 """
 
 from __future__ import annotations
@@ -118,6 +118,82 @@ def verify(
     show_verdict(document, checks, refusal, as_json=as_json)
     if refusal is not None:
         _end(refusal, as_json=as_json)
+
+
+@app.command()
+def bundle(
+    report: ReportFile,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Where the one file goes.", metavar="FILE")],
+    vek: Annotated[
+        Path | None, typer.Option("--vek", help="Certificate of the key that signed, if it is at hand.", metavar="CERT")
+    ] = None,
+    chain: Annotated[
+        list[Path] | None, typer.Option("--chain", help="Intermediate and root, if they are at hand.", metavar="PEM")
+    ] = None,
+    crl: Annotated[
+        Path | None, typer.Option("--crl", help="AMD's revocation list, if it is at hand.", metavar="DER")
+    ] = None,
+    container: Wrapping = Container.RAW,
+    auxblob: Aux = None,
+    kds: Annotated[
+        str | None,
+        typer.Option("--kds", envvar="CVMTOOL_KDS", help="AMD's key service, or a mirror of it.", metavar="URL"),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use files and what is kept; ask nobody.")] = False,
+    line: Annotated[
+        str | None,
+        typer.Option("--line", help="Product line of a report of version 2: Milan or Genoa.", metavar="LINE"),
+    ] = None,
+    simulated_root: Annotated[
+        str | None, typer.Option("--simulated-root", help="For dry runs: SHA-256 of the simulated root.", metavar="HEX")
+    ] = None,
+    at: Annotated[str | None, typer.Option("--at", help="Verify as of this time; now.", metavar="RFC3339")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make one file that verifies anywhere: the report with its certificates and AMD's revocation list, fetched if needed."""
+    from cvmtool.config import load_settings, write_atomic
+    from cvmtool.flows.collateral import KeyService, Store, collect
+    from cvmtool.formats.certtable import CertKind
+    from cvmtool.formats.tcb import ProductLine
+    from cvmtool.formats.wire import parse_hex
+    from cvmtool.owner import kds as service
+    from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
+    from cvmtool.owner.verify import certificates_of
+
+    unwrapped = unwrap(_read(report), container, auxblob=b"" if auxblob is None else _read(auxblob))
+    files = tuple(_read(path) for path in (*([vek] if vek else ()), *(chain or ())))
+    if line is not None and line not in set(ProductLine):
+        raise ConfigError(f"--line is {line!r}; required: one of {', '.join(ProductLine)}")
+    found = collect(
+        unwrapped.report,
+        roots=AmdRoots()
+        if simulated_root is None
+        else SimulatedRoot(parse_hex(simulated_root, 32, what="--simulated-root")),
+        at=datetime.now(UTC) if at is None else _time(at),
+        store=Store(load_settings().cache_dir / "kds"),
+        service=None if offline else KeyService(kds or service.AMD_URL),
+        given=(*files, *certificates_of(unwrapped.table)),
+        crl=unwrapped.table.get(CertKind.CRL) if crl is None else _read(crl),
+        line=None if line is None else ProductLine(line),
+    )
+    data = service.bundle(unwrapped.report, found.certificates, found.crl)
+    try:
+        write_atomic(out, data, mode=0o644)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error.strerror}") from None
+    if as_json:
+        print_json(
+            {
+                "schema": "cvmtool/attest-bundle/v1",
+                "file": str(out),
+                "size": len(data),
+                "fetched": list(found.fetched),
+                "simulated": simulated_root is not None,
+            }
+        )
+        return
+    typer.echo(f"{out}: {len(data)} bytes; verify it with --container extended")
 
 
 @app.command()

@@ -21,8 +21,10 @@ DOORS: dict[str, set[str]] = {
     "tomllib": {"config.py", "owner/toml.py", "image/recipe.py"},
     "cryptography": {"owner", "guest", "data", "dryrun"},
     "subprocess": {"data/tools.py", "guest/container.py", "guest/programs.py", "host/accelerator.py", "image/run.py"},
-    # Nothing here talks to a network by itself: packages come through apt and pip, certificates from the evidence.
-    **{name: set() for name in ("asyncio", "http", "requests", "httpx", "ssl", "ftplib", "smtplib")},
+    # One module talks to a network by itself (ADR-0015): packages come through apt and pip.
+    "http": {"flows/collateral.py"},
+    "urllib": {"flows/collateral.py", "image/sbom.py"},
+    **{name: set() for name in ("asyncio", "requests", "httpx", "ssl", "ftplib", "smtplib")},
     # Formats that run code when read, and ways to run code.
     **{name: set() for name in ("pickle", "marshal", "shelve", "ctypes")},
     "importlib": {"owner/floors.py"},

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cvmtool.cli.attest import app
 from cvmtool.dryrun.faults import Fault
 from cvmtool.dryrun.psp import SimulatedPsp
-from cvmtool.errors import ConfigError, FormatError
+from cvmtool.errors import ConfigError, FormatError, HostError
 from cvmtool.formats.certtable import CertKind, CertTable, parse_cert_table
 from cvmtool.formats.report import parse_report
 from cvmtool.formats.reportmsg import ReportRequest
@@ -130,6 +130,44 @@ def test_malformed_input_is_named(case, tmp_path):
 def test_a_file_without_end_is_not_read(case, tmp_path):
     (tmp_path / "report").write_bytes(bytes((1 << 20) + 1))
     assert isinstance(case().exception, ConfigError)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CVMTOOL_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def make_bundle(folder, *more):
+    root = fakes.fake_amd().root_fingerprint.hex()
+    arguments = ["bundle", str(folder / "report"), "--out", str(folder / "one"), "--simulated-root", root]
+    return CliRunner().invoke(app, [*arguments, *more])
+
+
+def test_a_bundle_is_one_file_that_verifies_anywhere(case, cache, tmp_path):
+    files = [word for name in ("ask", "ark") for word in ("--chain", str(tmp_path / name))]
+    files += ["--vek", str(tmp_path / "vcek"), "--crl", str(tmp_path / "crl")]
+    value = document(make_bundle(tmp_path, *files, "--offline", "--json"))
+    assert (value["fetched"], value["simulated"]) == ([], True)
+    assert value["size"] == (tmp_path / "one").stat().st_size
+    policy = ["--policy", str(tmp_path / "policy"), "--container", "extended"]
+    assert CliRunner().invoke(app, ["verify", str(tmp_path / "one"), *policy]).exit_code == 0
+    (tmp_path / "one").unlink()
+    assert "--container extended" in make_bundle(tmp_path, *files, "--offline").stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (("--offline",), HostError),
+        (("--offline", "--line", "Rome"), ConfigError),
+        (("--offline", "--line", "Milan"), ConfigError),
+        (("--kds", "ftp://mirror"), ConfigError),
+        (("--simulated-root", "00"), FormatError),
+    ],
+)
+def test_a_bundle_that_cannot_be_made(case, cache, tmp_path, more, error):
+    assert isinstance(make_bundle(tmp_path, *more).exception, error)
+    assert not (tmp_path / "one").exists()
 
 
 def test_in_plain_words(case, tmp_path):
