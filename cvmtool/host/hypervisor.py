@@ -9,6 +9,7 @@ Errors are mapped by libvirt's code, never by its text; the text goes into `deta
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import socket
@@ -142,6 +143,7 @@ class Hypervisor:
             return cls(uri, log=log)
         if cls._embedded is None or not cls._embedded.alive:
             cls._embedded = cls(uri, log=log)
+            atexit.register(cls._embedded.leave)
         return cls._embedded
 
     @property
@@ -152,15 +154,17 @@ class Hypervisor:
         return False
 
     def close(self) -> None:
-        """Disconnect; an embedded driver without domains leaves nothing behind."""
-        if self._root is not None:
-            if self._domains():
-                return
-            Hypervisor._embedded = None
-        with suppress(self._libvirt.libvirtError):
-            self._connection.close()
-        if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
+        """Disconnect. An embedded driver stays open while the process lives: libvirt opens some fifteen and no more."""
+        if self._root is None:
+            with suppress(self._libvirt.libvirtError):
+                self._connection.close()
+
+    def leave(self) -> None:
+        """Close the embedded driver as the process ends; without domains it leaves nothing behind."""
+        with suppress(HostError, self._libvirt.libvirtError):
+            if self._root is not None and not self._domains():
+                self._connection.close()
+                shutil.rmtree(self._root, ignore_errors=True)
 
     def emulator(self) -> str:
         """Return the path of the host's QEMU for x86-64.
