@@ -19,9 +19,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from cvmtool.image.archive import Archive
-    from cvmtool.image.build import Source
     from cvmtool.image.bundle import Bundle
-    from cvmtool.image.store import Store
 
 app = typer.Typer(
     help="Build guest images and training containers, and prove that they can be built again.", no_args_is_help=True
@@ -52,14 +50,15 @@ def build(
     """Build a guest image: firmware, kernel, initrd, root file system, and the launch digests that follow from them."""
     from cvmtool.cli.render import emit_schema
     from cvmtool.config import load_settings
+    from cvmtool.flows.images import image_source, package_store
     from cvmtool.image.build import build_image
 
     settings = load_settings()
     with _stages() as (progress, notice):
         bundle = build_image(
-            _source(name),
+            image_source(name),
             out or settings.bundles_dir / name,
-            store=_store(),
+            store=package_store(settings),
             find_archive=_archive_finder(mirror, security_mirror),
             locked=locked,
             force=force,
@@ -130,15 +129,17 @@ def reproduce(
 ) -> None:
     """Build a guest image again, compare it byte for byte, and say what differs."""
     from cvmtool.cli.render import emit_schema
+    from cvmtool.config import load_settings
     from cvmtool.errors import BuildError
+    from cvmtool.flows.images import image_source, package_store
     from cvmtool.image.reproduce import reproduce_bundle
 
     standing = _load(bundle)
     with _stages() as (progress, notice):
         result = reproduce_bundle(
             standing,
-            _source(standing.manifest.name),
-            store=_store(),
+            image_source(standing.manifest.name),
+            store=package_store(load_settings()),
             find_archive=_archive_finder(mirror, security_mirror),
             progress=progress,
             notice=notice,
@@ -177,13 +178,15 @@ def container(
 ) -> None:
     """Build a training container from Debian packages, the same bytes each time, and print its digest."""
     from cvmtool.cli.render import emit_schema
+    from cvmtool.config import load_settings
+    from cvmtool.flows.images import package_store
     from cvmtool.image.container import build_container
 
     with _stages() as (progress, notice):
         built = build_container(
             folder,
             out,
-            store=_store(),
+            store=package_store(load_settings()),
             find_archive=_archive_finder(mirror, security_mirror),
             locked=locked,
             progress=progress,
@@ -212,25 +215,6 @@ def _pin(path: Path, digest: str) -> bool:
     if new != old:
         write_atomic(path, new.encode(), mode=mode)
     return new != old
-
-
-def _source(name: str) -> Source:
-    from cvmtool.config import PACKAGE_DIR, resources
-    from cvmtool.errors import ConfigError
-    from cvmtool.image.build import RECIPE_FILE, Source
-
-    folder = resources("images") / name
-    if not (folder / RECIPE_FILE).is_file():
-        known = ", ".join(sorted(path.parent.name for path in resources("images").glob(f"*/{RECIPE_FILE}")))
-        raise ConfigError(f"there is no image {name!r}", hint=f"known images: {known}")
-    return Source(image=folder, package=PACKAGE_DIR)
-
-
-def _store() -> Store:
-    from cvmtool.config import load_settings
-    from cvmtool.image.store import Store
-
-    return Store(folder=load_settings().packages_dir)
 
 
 def _archive_finder(mirror: str | None, security: str | None) -> Callable[[], Archive]:

@@ -33,6 +33,11 @@ def image_source(name: str) -> Source:
     return Source(image=folder, package=PACKAGE_DIR)
 
 
+def package_store(settings: Settings) -> Store:
+    """Return the kept packages."""
+    return Store(folder=settings.packages_dir)
+
+
 def bring_up_to_date(
     name: str, settings: Settings, *, progress: Callable[[str], None], notice: Callable[[str], None]
 ) -> Bundle:
@@ -45,7 +50,7 @@ def bring_up_to_date(
     return build_image(
         image_source(name),
         _folder(settings, name),
-        store=Store(folder=settings.packages_dir),
+        store=package_store(settings),
         find_archive=find_archive,
         locked=False,
         force=False,

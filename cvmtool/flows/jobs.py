@@ -29,6 +29,7 @@ POLICY_FILE = "policy.toml"
 VERDICT_FILE = "verdict.json"
 LOG_FILE = "log"  # records as in docs/protocol.md section 8
 RECEIPT_FILE = "receipt.json"
+OUTPUTS_DIR = "outputs"  # only when the results' own folder could not take them
 SCHEMA = "cvmtool/job-record/v1"
 
 

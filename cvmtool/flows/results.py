@@ -113,6 +113,24 @@ def check_room(folder: Path, manifest: JobManifest, reporter: Reporter) -> None:
         reporter.notice(f"{folder} has room for {free >> 20} MiB; the job may bring home {most >> 20} MiB")
 
 
+def bring_home(
+    channel: AgentChannel, outcome: Outcome, folder: Path, *, rescue: Path, reporter: Reporter
+) -> tuple[Path, tuple[Fetched, ...]]:
+    """Fetch every output into `folder`, or into `rescue` where that cannot take them: the guest ends with the run.
+
+    Returns:
+        The directory that was used, and the outputs.
+
+    Raises:
+        VerificationError, ConfigError, HostError: as `fetch_outputs`.
+    """
+    try:
+        return folder, fetch_outputs(channel, outcome, folder, reporter)
+    except ConfigError as error:
+        reporter.notice(f"{error.message} ({error.detail}); the outputs go to {rescue} instead")
+        return rescue, fetch_outputs(channel, outcome, rescue, reporter)
+
+
 def fetch_outputs(channel: AgentChannel, outcome: Outcome, folder: Path, reporter: Reporter) -> tuple[Fetched, ...]:
     """Fetch every output into `folder`.
 

@@ -44,7 +44,7 @@ from cvmtool.flows.jobs import (
 from cvmtool.flows.machine import Connect, Machine, connect, start_machine
 from cvmtool.flows.packs import SealedPack, seal_container, seal_tree
 from cvmtool.flows.reporter import Reporter, Stage
-from cvmtool.flows.results import Fetched, Outcome, check_room, fetch_outputs, read_outcome
+from cvmtool.flows.results import Fetched, Outcome, check_room, read_outcome
 from cvmtool.formats.control import ControlError, LogReader, Op
 from cvmtool.formats.control import Stage as ControlStage
 from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
@@ -253,7 +253,7 @@ def train(
         finally:
             machine.remove()
     except BaseException as error:
-        job.finish(_state_of(error), error=_message_of(error), exit_code=getattr(error, "container_code", None))
+        job.finish(_state_of(error), error=_message_of(error))
         raise
     job.finish(JobState.DONE, exit_code=result.outcome.exit_code)
     return result
@@ -279,12 +279,17 @@ def _run(
             _await_outputs(channel)
             outcome = _results(channel, manifest)
             _check_log(job, outcome)
-            folder = results or Path("results") / job.record.id
-            outputs = fetch_outputs(channel, outcome, folder, timed.reporter)
             receipt = verify_receipt(outcome.receipt, challenge.policy, datetime.now(UTC))
             _check_receipt(receipt.statement.outputs, outcome)
             pretty = json.dumps(json.loads(outcome.receipt), indent=1).encode("utf-8") + b"\n"
             job.write(RECEIPT_FILE, pretty)
+            folder, outputs = bring_home(
+                channel,
+                outcome,
+                results or Path("results") / job.record.id,
+                rescue=job.path / OUTPUTS_DIR,
+                reporter=timed.reporter,
+            )
             write_atomic(folder / RECEIPT_FILE, pretty, mode=0o644)
             job.record.results = str(folder.resolve())
             channel.request(Op.POWEROFF)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvmtool.errors import ConfigError, CvmError, FormatError, HostError, VerificationError
-from cvmtool.flows.results import Outcome, check_room, fetch_outputs, read_outcome
+from cvmtool.flows.results import Outcome, bring_home, check_room, fetch_outputs, read_outcome
 from cvmtool.formats.control import Op
 from cvmtool.formats.wire import canonical_json
 from tests import samples
@@ -186,6 +186,16 @@ def test_a_folder_that_cannot_be_written_is_a_config_error(tmp_path):
         with pytest.raises(ConfigError) as refusal:
             fetch(folder)
         assert isinstance(refusal.value, CvmError)
+
+
+def test_outputs_that_their_folder_cannot_take_are_rescued(tmp_path):
+    notices = []
+    reporter = SimpleNamespace(notice=notices.append, progress=lambda _done, _total: None)
+    (tmp_path / "full").write_text("not a directory")
+    folder, outputs = bring_home(Channel(), read(), tmp_path / "full", rescue=tmp_path / "rescue", reporter=reporter)
+    assert folder == tmp_path / "rescue"
+    assert {item.path.read_bytes() for item in outputs} == set(CONTENT.values())
+    assert str(tmp_path / "rescue") in notices[0]
 
 
 def test_a_job_that_delivers_nothing_still_has_a_folder_for_its_receipt(tmp_path):
