@@ -35,6 +35,7 @@ from cvmtool.flows.jobs import (
     JOB_FILE,
     LOG_FILE,
     MANIFEST_FILE,
+    OUTPUTS_DIR,
     POLICY_FILE,
     RECEIPT_FILE,
     VERDICT_FILE,
@@ -44,7 +45,7 @@ from cvmtool.flows.jobs import (
 from cvmtool.flows.machine import Connect, Machine, connect, start_machine
 from cvmtool.flows.packs import SealedPack, seal_container, seal_tree
 from cvmtool.flows.reporter import Reporter, Stage
-from cvmtool.flows.results import Fetched, Outcome, check_room, read_outcome
+from cvmtool.flows.results import Fetched, Outcome, bring_home, check_room, read_outcome
 from cvmtool.formats.control import ControlError, LogReader, Op
 from cvmtool.formats.control import Stage as ControlStage
 from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
