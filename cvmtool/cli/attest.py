@@ -18,7 +18,6 @@ from cvmtool.cli.policy import app as policy_app
 from cvmtool.cli.render import printable
 from cvmtool.cli.verdict import container_fields, explanation, print_json, report_fields, show_claims, show_verdict
 from cvmtool.errors import ConfigError, CvmError, FormatError, VerificationError
-from cvmtool.formats.containers import Container, unwrap
 
 if TYPE_CHECKING:
     from cvmtool.formats.containers import Unwrapped
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 1 << 20
 """Of every file that these commands read."""
 
+RAW = "raw"
+"""The container that is none; the others are looked up when they are needed, since that import costs every command."""
+
 app = typer.Typer(help="Read an attestation report, and decide whether to believe and accept it.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
 
@@ -37,8 +39,8 @@ ReportFile = Annotated[
     Path, typer.Argument(help="An attestation report, 1184 bytes or in CONTAINER.", metavar="REPORT")
 ]
 Wrapping = Annotated[
-    Container,
-    typer.Option("--container", help=f"What REPORT is: {', '.join(Container)}.", metavar="CONTAINER"),
+    str,
+    typer.Option("--container", help="What REPORT is: raw, tsm, extended, response or azure-hcl.", metavar="CONTAINER"),
 ]
 Aux = Annotated[Path | None, typer.Option("--auxblob", help="Certificate table, with container tsm.", metavar="FILE")]
 
@@ -47,15 +49,13 @@ Explain = Annotated[bool, typer.Option("--explain", help="Say in plain words who
 
 
 @app.command()
-def show(
-    report: ReportFile, *, container: Wrapping = Container.RAW, auxblob: Aux = None, as_json: Json = False
-) -> None:
+def show(report: ReportFile, *, container: Wrapping = RAW, auxblob: Aux = None, as_json: Json = False) -> None:
     """Show what a report claims. Nothing is verified."""
     from cvmtool.formats.report import parse_report
 
-    unwrapped = unwrap(_read(report), container, auxblob=b"" if auxblob is None else _read(auxblob))
+    unwrapped = _unwrap(_read(report), container, auxblob)
     fields = report_fields(parse_report(unwrapped.report))
-    around = {} if container is Container.RAW else container_fields(unwrapped)
+    around = {} if container == RAW else container_fields(unwrapped)
     if as_json:
         print_json({"schema": "cvmtool/attest-show/v1", "verified": False, "report": fields, **around})
         return
@@ -75,7 +75,7 @@ def verify(
         list[Path] | None, typer.Option("--chain", help="Intermediate and root, PEM or DER.", metavar="PEM")
     ] = None,
     crl: Annotated[Path | None, typer.Option("--crl", help="AMD's revocation list.", metavar="DER")] = None,
-    container: Wrapping = Container.RAW,
+    container: Wrapping = RAW,
     auxblob: Aux = None,
     at: Annotated[str | None, typer.Option("--at", help="Decide as of this time; now.", metavar="RFC3339")] = None,
     report_data: Annotated[
@@ -100,7 +100,7 @@ def verify(
     }
 
     try:
-        unwrapped = unwrap(received, container, auxblob=b"" if auxblob is None else _read(auxblob))
+        unwrapped = _unwrap(received, container, auxblob)
         authentic, genuine = _verify(unwrapped, files, listed, rules, time)
     except (FormatError, VerificationError) as error:
         if explain:
@@ -134,7 +134,7 @@ def bundle(
     crl: Annotated[
         Path | None, typer.Option("--crl", help="AMD's revocation list, if it is at hand.", metavar="DER")
     ] = None,
-    container: Wrapping = Container.RAW,
+    container: Wrapping = RAW,
     auxblob: Aux = None,
     kds: Annotated[
         str | None,
@@ -161,7 +161,7 @@ def bundle(
     from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
     from cvmtool.owner.verify import certificates_of
 
-    unwrapped = unwrap(_read(report), container, auxblob=b"" if auxblob is None else _read(auxblob))
+    unwrapped = _unwrap(_read(report), container, auxblob)
     files = tuple(_read(path) for path in (*([vek] if vek else ()), *(chain or ())))
     if line is not None and line not in set(ProductLine):
         raise ConfigError(f"--line is {line!r}; required: one of {', '.join(ProductLine)}")
@@ -231,6 +231,14 @@ def replay(
         hint="was the case edited, or does this cvmtool decide otherwise than the one that refused?",
     )
     _end(accepted, as_json=as_json)
+
+
+def _unwrap(data: bytes, container: str, auxblob: Path | None) -> Unwrapped:
+    from cvmtool.formats.containers import Container, unwrap
+
+    if container not in set(Container):
+        raise typer.BadParameter(f"{container!r} is not one of {', '.join(Container)}", param_hint="--container")
+    return unwrap(data, Container(container), auxblob=b"" if auxblob is None else _read(auxblob))
 
 
 def _verify(

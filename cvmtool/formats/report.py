@@ -288,7 +288,7 @@ def parse_report(data: bytes) -> Report:
 
 
 def _must_be_zero(offset: str, data: bytes) -> None:
-    if any(data):
+    if data.strip(b"\0"):
         raise FormatError(f"reserved bytes at {offset} are {data.hex()[:32]}; required: zero")
 
 

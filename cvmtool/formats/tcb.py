@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from cvmtool.errors import FormatError
 
@@ -103,6 +104,13 @@ _OFFSETS = {
 }
 
 
+_RESERVED = {
+    line: sum(0xFF << 8 * offset for offset in range(TCB_BYTES) if offset not in offsets.values())
+    for line, offsets in _OFFSETS.items()
+}
+"""The bits, as one little-endian number, that each line leaves zero."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tcb:
     """Security versions, 0 to 255 each. `fmc` exists on Turin alone and is None elsewhere."""
@@ -124,7 +132,7 @@ class Tcb:
 
     def components(self) -> dict[str, int]:
         """Return the parts that this line has, by name."""
-        return {name: getattr(self, name) for name in COMPONENTS if name in _OFFSETS[self.line]}
+        return {name: getattr(self, name) for name in _OFFSETS[self.line]}
 
     def below(self, floor: Tcb) -> tuple[str, ...]:
         """Return the names of the parts that are lower than in `floor`; empty when every part reaches it.
@@ -134,6 +142,8 @@ class Tcb:
         """
         if self.line is not floor.line:
             raise FormatError(f"tcb of {self.line} cannot be compared with one of {floor.line}")
+        if self == floor:
+            return ()
         theirs = floor.components()
         return tuple(name for name, value in self.components().items() if value < theirs[name])
 
@@ -156,8 +166,16 @@ def parse_tcb(data: bytes, line: ProductLine, *, field: str = "tcb") -> Tcb:
     """
     if len(data) != TCB_BYTES:
         raise FormatError(f"{field} has {len(data)} bytes; required: {TCB_BYTES}")
-    offsets = _OFFSETS[line]
-    reserved = [offset for offset in range(TCB_BYTES) if offset not in offsets.values()]
-    if any(data[offset] for offset in reserved):
+    tcb = _decode(bytes(data), line)
+    if tcb is None:
+        reserved = [offset for offset in range(TCB_BYTES) if offset not in _OFFSETS[line].values()]
         raise FormatError(f"{field} is {data.hex()}; required: zero in bytes {reserved} on {line}")
-    return Tcb(line=line, **{name: data[offset] for name, offset in offsets.items()})
+    return tcb
+
+
+@lru_cache(maxsize=128)  # a report holds four, mostly equal, and is decoded once to be checked and once to be compared
+def _decode(data: bytes, line: ProductLine) -> Tcb | None:
+    """Return the TCB in 8 bytes, None if a byte that the layout reserves is not zero."""
+    if int.from_bytes(data, "little") & _RESERVED[line]:
+        return None
+    return Tcb(line=line, **{name: data[offset] for name, offset in _OFFSETS[line].items()})

@@ -38,6 +38,13 @@ _AMD_NAME = (
     ("O", "Advanced Micro Devices"),
 )
 
+# The same in DER, as AMD spells it. Every certificate starts so; a name that does not is read part by part.
+_AMD_RDNS = bytes.fromhex(
+    "31143012060355040b0c0b456e67696e656572696e67310b300906035504061302555331143012060355"
+    "04070c0b53616e746120436c617261310b300906035504080c024341311f301d060355040a0c16416476"
+    "616e636564204d6963726f2044657669636573"
+)
+
 # RSASSA-PSS { SHA-384, MGF1 { SHA-384 }, salt 48 } with the trailer field left out (its default) or spelled out.
 _PSS = bytes.fromhex(
     "06092a864886f70d01010a3034a00f300d06096086480165030402020500"
@@ -65,7 +72,8 @@ class Extension:
 class Certificate:
     """A certificate that was read, and no more: unverified.
 
-    `issuer` and `subject` are the raw DER names (compare them as bytes); `signed` are the bytes that `signature`
+    `issuer` and `subject` are the raw DER names (compare them as bytes); `issuer_name` and `common_name` are their CN if the
+    rest of the name is exactly AMD's, else None; `signed` are the bytes that `signature`
     covers; `spki` is the subject's public key; `extensions` by dotted object identifier.
     """
 
@@ -75,6 +83,8 @@ class Certificate:
     serial: int
     issuer: bytes
     subject: bytes
+    issuer_name: str | None
+    common_name: str | None
     not_before: datetime
     not_after: datetime
     spki: bytes
@@ -84,11 +94,6 @@ class Certificate:
     def fingerprint(self) -> bytes:
         """SHA-256 of the DER, 32 bytes."""
         return hashlib.sha256(self.der).digest()
-
-    @property
-    def common_name(self) -> str | None:
-        """The subject's CN if the rest of the name is exactly AMD's, else None."""
-        return amd_common_name(self.subject)
 
 
 def parse_certificate(der: bytes) -> Certificate:
@@ -123,6 +128,7 @@ def parse_certificate(der: bytes) -> Certificate:
     extensions = parse_extensions(wrapped.enter(SEQUENCE), "certificate")
     wrapped.finish()
     body.finish()
+    issuer_name = amd_common_name(issuer)
     return Certificate(
         der=der,
         signed=signed,
@@ -130,6 +136,8 @@ def parse_certificate(der: bytes) -> Certificate:
         serial=serial,
         issuer=issuer,
         subject=subject,
+        issuer_name=issuer_name,
+        common_name=issuer_name if subject == issuer else amd_common_name(subject),
         not_before=not_before,
         not_after=not_after,
         spki=spki,
@@ -177,8 +185,10 @@ def amd_common_name(name: bytes) -> str | None:
     Raises:
         FormatError: not DER.
     """
-    parts: list[tuple[str, str]] = []
-    rdns = Der(name, "certificate name").enter(SEQUENCE)
+    content = Der(name, "certificate name").take(SEQUENCE)
+    known = content.startswith(_AMD_RDNS)
+    parts = list(_AMD_NAME) if known else []
+    rdns = Der(content[len(_AMD_RDNS) :] if known else content, "certificate name")
     while rdns.peek() is not None:
         rdn = rdns.enter(SET)
         pair = rdn.enter(SEQUENCE)

@@ -27,7 +27,6 @@ from cvmtool.owner.amdroots import Roots
 from cvmtool.owner.certificate import (
     MAX_CERTIFICATES,
     Certificate,
-    amd_common_name,
     p384_key,
     parse_certificate,
     rsa_key,
@@ -37,7 +36,7 @@ from cvmtool.owner.certificate import (
 from cvmtool.owner.checks import Check, NotGenuineError
 from cvmtool.owner.crl import parse_crl, signed_by_root
 from cvmtool.owner.der import BOOLEAN, SEQUENCE, Der
-from cvmtool.owner.vek import AMD_ARC, COMMON_NAMES
+from cvmtool.owner.vek import AMD_ARC, COMMON_NAMES, Vek
 
 _BASIC_CONSTRAINTS = "2.5.29.19"
 _KEY_USAGE = "2.5.29.15"
@@ -73,24 +72,24 @@ class Chain:
 
 
 class ChainCache:
-    """Remembers up to 64 verified chains, by certificates, kind of key and roots. Not thread-safe."""
+    """Remembers up to 64 verified chains and what their leaves say, by certificates, kind and roots. Not thread-safe."""
 
     __slots__ = ("_chains",)
 
     def __init__(self) -> None:
-        self._chains: OrderedDict[tuple[object, ...], Chain] = OrderedDict()
+        self._chains: OrderedDict[tuple[object, ...], tuple[Chain, Vek]] = OrderedDict()
 
-    def get(self, certificates: Sequence[bytes], kind: SigningKey, roots: Roots) -> Chain | None:
-        """Return the chain that was remembered for exactly these, None when there is none."""
+    def get(self, certificates: Sequence[bytes], kind: SigningKey, roots: Roots) -> tuple[Chain, Vek] | None:
+        """Return what was remembered for exactly these, None when there is nothing."""
         key = (kind, roots, *certificates)
-        chain = self._chains.get(key)
-        if chain is not None:
+        found = self._chains.get(key)
+        if found is not None:
             self._chains.move_to_end(key)
-        return chain
+        return found
 
-    def put(self, certificates: Sequence[bytes], kind: SigningKey, roots: Roots, chain: Chain) -> None:
-        """Remember a verified chain; the one that was used least recently makes room."""
-        self._chains[(kind, roots, *certificates)] = chain
+    def put(self, certificates: Sequence[bytes], kind: SigningKey, roots: Roots, found: tuple[Chain, Vek]) -> None:
+        """Remember a verified chain and its leaf's claims; the one that was used least recently makes room."""
+        self._chains[(kind, roots, *certificates)] = found
         while len(self._chains) > _CACHED_CHAINS:
             self._chains.popitem(last=False)
 
@@ -113,8 +112,7 @@ def build_chain(certificates: Sequence[bytes], kind: SigningKey, roots: Roots) -
     bag = _parse_bag(certificates)
     leaf = _leaf(bag, kind)
     line = _line_of(leaf, kind)
-    root = _root(bag, line, roots)
-    root_key = _ca_key(root, "root")
+    root, root_key = _root(bag, line, roots)
     intermediate, intermediate_key = _intermediate(bag, leaf, root, root_key)
     if not signed_by(intermediate_key, leaf.signature, leaf.signed):
         raise _broken_chain("signature of the signing key's certificate", f"SEV certificate of {line}")
@@ -157,7 +155,9 @@ def check_validity(chain: Chain, at: datetime) -> Check:
                 hint="is the clock of this machine right?",
             )
     until = min(c.not_after for c in (chain.root, chain.intermediate, chain.leaf))
-    return _check("certificate-validity", f"until {until:%Y-%m-%d}", f"to hold at {at.isoformat()}", passed=True)
+    return _check(
+        "certificate-validity", f"until {until.date().isoformat()}", f"to hold at {at.isoformat()}", passed=True
+    )
 
 
 def check_revocation(chain: Chain, crl: bytes | None, at: datetime) -> tuple[Revocation, Check | None]:
@@ -213,15 +213,19 @@ def _leaf(bag: list[Certificate], kind: SigningKey) -> Certificate:
 
 
 def _line_of(leaf: Certificate, kind: SigningKey) -> ProductLine:
-    issuer = amd_common_name(leaf.issuer)
+    issuer = leaf.issuer_name
     line, issues = _ISSUERS.get(issuer or "", (None, None))
     if line is None or issues is not kind:
         raise _broken_chain(f"issuer {issuer}", f"SEV{'-VLEK' if kind is SigningKey.VLEK else ''}-<product line>")
     return line
 
 
-def _root(bag: list[Certificate], line: ProductLine, roots: Roots) -> Certificate:
-    """C1. A root is believed for being pinned; its name and signature on itself only have to fit."""
+def _root(bag: list[Certificate], line: ProductLine, roots: Roots) -> tuple[Certificate, rsa.RSAPublicKey]:
+    """C1. A root is believed for being pinned; its name and signature on itself only have to fit.
+
+    AMD's three pins are of certificates that are known to sign themselves (a test verifies it), and a certificate with the
+    same SHA-256 is the same certificate: that signature is not computed again. A simulated root's is.
+    """
     name = f"ARK-{line}"
     named = [certificate for certificate in bag if certificate.common_name == name]
     root = next((certificate for certificate in named if roots.accepts(line, certificate.fingerprint)), None)
@@ -232,9 +236,9 @@ def _root(bag: list[Certificate], line: ProductLine, roots: Roots) -> Certificat
             hint=f"give AMD's certificate chain of {line} (--chain)" if not named else None,
         )
     key = _ca_key(root, "root")
-    if root.issuer != root.subject or not signed_by(key, root.signature, root.signed):
+    if root.issuer != root.subject or (roots.simulated and not signed_by(key, root.signature, root.signed)):
         raise _broken_chain("root signed by another", "signed by itself")
-    return root
+    return root, key
 
 
 def _intermediate(
@@ -247,7 +251,7 @@ def _intermediate(
             return candidate, _ca_key(candidate, "intermediate")
     actual = "none that the root signed" if candidates else "missing"
     raise NotGenuineError(
-        _check("chain", f"intermediate {amd_common_name(leaf.issuer)} {actual}", "signed by the root", passed=False),
+        _check("chain", f"intermediate {leaf.issuer_name} {actual}", "signed by the root", passed=False),
         hint="give AMD's certificate chain (--chain)" if not candidates else None,
     )
 

@@ -13,6 +13,7 @@ is not in it is refused.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cvmtool.errors import FormatError
 
@@ -39,6 +40,22 @@ def context(number: int) -> int:
     return 0xA0 | number
 
 
+@lru_cache(maxsize=256)
+def _dotted(content: bytes) -> str | None:
+    """Return an object identifier of at most 32 bytes in dotted form, None if one of its arcs is padded."""
+    arcs, value, start = [], 0, True
+    for byte in content:
+        if start and byte == 0x80:
+            return None
+        value = value << 7 | byte & 0x7F
+        start = not byte & 0x80
+        if start:
+            arcs.append(value)
+            value = 0
+    first = min(arcs[0] // 40, 2)
+    return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+
+
 class Der:
     """A cursor over DER elements; `what` names the thing in refusals."""
 
@@ -59,9 +76,14 @@ class Der:
         Raises:
             FormatError: another tag, the end, or a length that is not minimal or runs out of bounds.
         """
+        data, at = self._data, self._at
+        # Most elements by far: the right tag, and a length of one byte that fits. Everything else, refusals too, is _bounds'.
+        if at + 1 < len(data) and data[at] == tag and (end := at + 2 + data[at + 1]) <= len(data) and end < at + 0x82:
+            self._at = end
+            return data[at + 2 : end]
         start, end = self._bounds(tag)
         self._at = end
-        return self._data[start:end]
+        return data[start:end]
 
     def take_whole(self, tag: int) -> bytes:
         """Return the next element with its header; refusals as `take`."""
@@ -110,17 +132,10 @@ class Der:
         content = self.take(OID)
         if not content or content[-1] & 0x80 or len(content) > 32:
             raise FormatError(f"{self._what} has an object identifier {content.hex()[:64]} that does not end")
-        arcs, value, start = [], 0, True
-        for byte in content:
-            if start and byte == 0x80:
-                raise FormatError(f"{self._what} has an object identifier {content.hex()} with padding")
-            value = value << 7 | byte & 0x7F
-            start = not byte & 0x80
-            if start:
-                arcs.append(value)
-                value = 0
-        first = min(arcs[0] // 40, 2)
-        return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+        dotted = _dotted(content)
+        if dotted is None:
+            raise FormatError(f"{self._what} has an object identifier {content.hex()} with padding")
+        return dotted
 
     def text(self) -> str:
         """Return the next UTF8String, PrintableString or IA5String; refusals as `take`."""
@@ -146,8 +161,9 @@ class Der:
         text = digits.decode("ascii")
         if tag == UTC_TIME:  # RFC 5280 4.1.2.5.1
             text = ("19" if text[:2] >= "50" else "20") + text
+        year, month, day, hour, minute, second = int(text[:4]), *(int(text[at : at + 2]) for at in range(4, 14, 2))
         try:
-            return datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+            return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         except ValueError:
             raise FormatError(f"{self._what} has a time {text} that does not exist") from None
 

@@ -53,14 +53,16 @@ def shortfalls(tcb: Tcb, silicon: Silicon | None, floors: Sequence[Floor]) -> tu
     return tuple(
         Shortfall(floor=floor, actual=values[floor.component])
         for floor in floors
-        if candidates & set(floor.silicon) and floor.component in values and values[floor.component] < floor.value
+        if not candidates.isdisjoint(floor.silicon)
+        and floor.component in values
+        and values[floor.component] < floor.value
     )
 
 
 def applicable(line: ProductLine, silicon: Silicon | None, floors: Sequence[Floor]) -> tuple[Floor, ...]:
     """Return the floors that hold for this silicon, or for any of the line when it is not known."""
     candidates = {silicon} if silicon is not None else {s for s in Silicon if s.line is line}
-    return tuple(floor for floor in floors if candidates & set(floor.silicon))
+    return tuple(floor for floor in floors if not candidates.isdisjoint(floor.silicon))
 
 
 def read_floors(rows: Sequence[Table]) -> tuple[Floor, ...]:

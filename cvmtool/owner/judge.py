@@ -108,8 +108,7 @@ def _measurement(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
     """Q1, as of the time of verification: a digest that is accepted at any time, or by a set that holds now."""
     value, at = authentic.report.measurement, authentic.verified_at
     named = [entry for entry in policy.measurement_sets if value in entry.digests]
-    current = [entry for entry in policy.measurement_sets if entry.holds(at)]
-    accepted = policy.measurements.union(*(entry.digests for entry in current))
+    accepted = policy.measurements.union(*(entry.digests for entry in policy.measurement_sets if entry.holds(at)))
     of = ", ".join(f"{entry.name} {entry.period}".rstrip() for entry in named)
     yield _check(
         "measurement",
@@ -256,7 +255,9 @@ def _tcb(authentic: AuthenticReport, floors: tuple[Floor, ...]) -> Check:
         ("reported", tcbs.reported),
         ("launch", tcbs.launch),
     )
-    short = [(name, s) for name, tcb in named for s in shortfalls(tcb, authentic.silicon, floors)]
+    # The four are mostly equal: each different one is compared once.
+    below = {tcb: shortfalls(tcb, authentic.silicon, floors) for tcb in {tcb for _, tcb in named}}
+    short = [(name, s) for name, tcb in named for s in below[tcb]]
     actual = ", ".join(dict.fromkeys(f"{name} {s.floor.component}={s.actual}" for name, s in short))
     required = ", ".join(dict.fromkeys(f"{s.floor.component}>={s.floor.value} ({s.floor.bulletin})" for _, s in short))
     return _check(
@@ -325,11 +326,4 @@ def _any_of(values: Iterable[str]) -> str:
 
 
 def _check(code: str, actual: str, required: str, *, passed: bool, why: str) -> Check:
-    return Check(
-        code=code,
-        title=code.replace("-", " "),
-        actual=str(actual),
-        required=str(required),
-        passed=passed,
-        why=why,
-    )
+    return Check(code=code, title=code.replace("-", " "), actual=actual, required=required, passed=passed, why=why)

@@ -100,14 +100,15 @@ def verify_report(
         raise ValueError("the time of verification must be aware of its zone")
     parsed = parse_report(report)  # P1
     _check_signer(parsed)
-    chain = cache.get(certificates, parsed.signing_key, roots) if cache else None
-    if chain is None:
-        chain = build_chain(certificates, parsed.signing_key, roots)
+    found = cache.get(certificates, parsed.signing_key, roots) if cache else None
+    if found is None:
+        built = build_chain(certificates, parsed.signing_key, roots)
+        found = built, parse_vek(built.leaf, built.line)
         if cache:
-            cache.put(certificates, parsed.signing_key, roots, chain)
+            cache.put(certificates, parsed.signing_key, roots, found)
+    chain, vek = found
     validity = check_validity(chain, at)
     revocation, revoked = check_revocation(chain, crl, at)
-    vek = parse_vek(chain.leaf, chain.line)
     product = _check_product(parsed, chain)
     tcbs = parsed.tcbs(chain.line)
     bindings = (product, _check_chip(parsed, vek), *_check_tcbs(tcbs, vek))

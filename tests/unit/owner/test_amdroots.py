@@ -5,7 +5,7 @@ import pytest
 from cvmtool.errors import ConfigError
 from cvmtool.formats.tcb import ProductLine
 from cvmtool.owner.amdroots import AMD_ROOTS, AmdRoots, SimulatedRoot
-from cvmtool.owner.certificate import parse_certificate, split_certificates
+from cvmtool.owner.certificate import parse_certificate, rsa_key, signed_by, split_certificates
 from tests import vectors
 
 
@@ -16,6 +16,9 @@ def test_the_pins_are_those_of_amds_own_files(line):
         found = [parse_certificate(der) for der in split_certificates(vectors.chain(line.value, vlek=vlek))]
         (root,) = [certificate for certificate in found if certificate.common_name == f"ARK-{line}"]
         assert AmdRoots().accepts(line, root.fingerprint)
+        # `chain` relies on this: it does not compute the signature of a pinned root on itself again.
+        assert root.issuer == root.subject
+        assert signed_by(rsa_key(root.spki), root.signature, root.signed)
 
 
 def test_a_pin_belongs_to_its_own_line():

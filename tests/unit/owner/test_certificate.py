@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cvmtool.dryrun import x509
 from cvmtool.errors import FormatError
+from cvmtool.owner import certificate
 from cvmtool.owner.certificate import (
     amd_common_name,
     p384_key,
@@ -24,6 +25,7 @@ from cvmtool.owner.certificate import (
     signed_by,
     split_certificates,
 )
+from cvmtool.owner.der import SEQUENCE, SET, Der
 from tests import fakes, vectors
 
 
@@ -67,6 +69,22 @@ def test_a_name_that_is_not_amds_has_no_common_name():
     assert amd_common_name(name) == "ARK-Genoa"
     assert amd_common_name(name.replace(b"Micro", b"Macro")) is None
     assert amd_common_name(x509.sequence()) is None
+
+
+def test_the_name_in_der_is_the_name_in_text():
+    rdns, parts = Der(certificate._AMD_RDNS, "x"), []
+    while rdns.peek() is not None:
+        pair = rdns.enter(SET).enter(SEQUENCE)
+        parts.append((certificate._NAME_PARTS[pair.oid()], pair.text()))
+    assert tuple(parts) == certificate._AMD_NAME
+
+
+def test_a_name_in_other_string_types_is_the_same_name():
+    rdns = certificate._AMD_RDNS.replace(b"\x0c", b"\x13") + bytes.fromhex("310c300a06035504030c03") + b"ARK"
+    assert amd_common_name(bytes((0x30, len(rdns))) + rdns) == "ARK"
+    assert amd_common_name(bytes((0x30, len(rdns))) + rdns.replace(b"\x13", b"\x0c")) == "ARK"
+    with pytest.raises(FormatError):
+        amd_common_name(bytes((0x30, len(certificate._AMD_RDNS) + 1)) + certificate._AMD_RDNS + b"1")
 
 
 @pytest.mark.parametrize("text", [b"", b"hello", b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----"])
