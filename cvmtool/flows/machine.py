@@ -106,9 +106,11 @@ def start_machine(
         HostError: the host cannot take or start it; nothing is left behind.
     """
     directory = MachineDir(settings.machines_dir, name)
-    directory.create()
+    # Asked before the clean-up below is answerable for it: what stands there is another machine's.
+    directory.refuse_existing()
     hypervisor = None
     try:
+        directory.create()
         runtime, config = session_dirs()
         uri = settings.host or choose_uri(uid=os.geteuid(), runtime=runtime, config=config)
         hypervisor = open_host(uri, private_dir(settings.state_dir) / LIBVIRT_LOG_FILE)

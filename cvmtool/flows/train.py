@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -232,17 +232,18 @@ def train(
         job.write(JOB_FILE, prepared.file.text.encode("utf-8"))
         job.write(MANIFEST_FILE, manifest.encode())
         job.write(POLICY_FILE, encode_policy(policy).encode("utf-8"))
-        with timed.stage(Stage.START, "starting the machine"):
-            machine = start_machine(
-                job.record.machine,
-                bundle=prepared.bundle,
-                manifest=manifest,
-                packs=prepared.packs,
-                settings=settings,
-                reporter=reporter,
-                open_host=open_host,
-            )
-        try:
+        with ExitStack() as cleanup:
+            with timed.stage(Stage.START, "starting the machine"):
+                machine = start_machine(
+                    job.record.machine,
+                    bundle=prepared.bundle,
+                    manifest=manifest,
+                    packs=prepared.packs,
+                    settings=settings,
+                    reporter=reporter,
+                    open_host=open_host,
+                )
+                cleanup.callback(machine.remove)
             challenge = Challenge(
                 keys=prepared.keys,
                 manifest=manifest,
@@ -251,8 +252,6 @@ def train(
                 boot_seconds=boot_seconds,
             )
             result = _run(machine, challenge, amd, job=job, timed=timed, results=results)
-        finally:
-            machine.remove()
     except BaseException as error:
         job.finish(_state_of(error), error=_message_of(error))
         raise

@@ -59,6 +59,15 @@ class MachineDir:
         """The serial console's file."""
         return self.path / CONSOLE_FILE
 
+    def refuse_existing(self) -> None:
+        """Make sure that there is no such machine yet.
+
+        Raises:
+            HostError: there is.
+        """
+        if self.path.exists():
+            raise HostError(f"the machine {self.path.name} exists already", hint=f"cvmtool vm destroy {self.path.name}")
+
     def create(self) -> None:
         """Make the directory. Its parents are made passable: QEMU runs as another user.
 
@@ -67,12 +76,8 @@ class MachineDir:
         """
         try:
             self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            try:
-                self.path.mkdir(mode=0o755)
-            except FileExistsError as error:
-                raise HostError(
-                    f"the machine {self.path.name} exists already", hint=f"cvmtool vm destroy {self.path.name}"
-                ) from error
+            self.refuse_existing()
+            self.path.mkdir(mode=0o755)
             # QEMU, or libvirt for it, creates the console; an existing file keeps our rights to read it.
             self.console.touch(mode=0o644)
         except OSError as error:
