@@ -56,6 +56,14 @@ def test_azure_hcl(version, tail):
     assert unwrapped.claims == Claims(text=CLAIMS, hash=ClaimsHash.SHA256)
 
 
+def test_the_largest_container_is_accepted():
+    assert unwrap(REPORT + bytes(MAX_CONTAINER_BYTES - REPORT_BYTES), Container.EXTENDED).report == REPORT
+
+
+def test_the_hashes_have_microsofts_numbers():
+    assert {kind.name: kind.value for kind in ClaimsHash} == {"SHA256": 1, "SHA384": 2, "SHA512": 3}
+
+
 @pytest.mark.parametrize("hashed", ClaimsHash)
 def test_claims_say_what_report_data_must_be(hashed):
     claims = unwrap(hcl(hashed=hashed), Container.AZURE_HCL).claims
@@ -74,7 +82,8 @@ def test_claims_say_what_report_data_must_be(hashed):
         (Container.EXTENDED, REPORT + TABLE.encode()[:-1], b"", "certificate"),
         (Container.TSM, REPORT + TABLE.encode(), b"", "report in tsm"),
         (Container.TSM, REPORT, b"x", "certificate table"),
-        (Container.RAW, bytes(MAX_CONTAINER_BYTES + 1), b"", "raw has"),
+        (Container.EXTENDED, REPORT + bytes(MAX_CONTAINER_BYTES - 1183), b"", "extended has"),
+        (Container.RAW, bytes(MAX_CONTAINER_BYTES + 1), b"", f"at most {MAX_CONTAINER_BYTES}"),
         (Container.RESPONSE, ReportResponse(status=0x16, report=b"").encode(), b"", "status is 0x16"),
         (Container.RESPONSE, REPORT, b"", "report response"),
         (Container.AZURE_HCL, hcl(magic=b"HCLB"), b"", "azure-hcl starts with 48434c42"),

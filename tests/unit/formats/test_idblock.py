@@ -126,6 +126,23 @@ def test_a_point_off_the_curve_is_no_key(x, y):
         P384Key(x=x, y=y)
 
 
+def test_a_coordinate_is_below_the_prime():
+    """X may be 0, and its point must then not be spelled with the prime as well."""
+    b = (Y**2 - X**3 + 3 * X) % P384_PRIME
+    root = pow(b, (P384_PRIME + 1) // 4, P384_PRIME)
+    assert root * root % P384_PRIME == b
+    assert P384Key(x=0, y=root).y == root
+    with pytest.raises(FormatError):
+        P384Key(x=P384_PRIME, y=root)
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 0), (P384_ORDER, 1), (1, P384_ORDER)])
+def test_a_signature_is_within_the_order(numbers):
+    with pytest.raises(FormatError):
+        Signature(r=numbers[0], s=numbers[1])
+    assert Signature(r=P384_ORDER - 1, s=P384_ORDER - 1)
+
+
 @pytest.mark.parametrize("size", [0, 1027, 1029])
 def test_a_key_has_one_size(size):
     with pytest.raises(FormatError):

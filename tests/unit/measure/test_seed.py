@@ -61,6 +61,12 @@ def test_every_key_is_required(key):
     assert key in refused.value.message
 
 
+def test_as_many_sections_as_a_firmware_may_have():
+    rows = [{"gpa": n << 12, "size": 4096, "kind": 1} for n in range(64)]
+    document = {**DOCUMENT, "sections": rows, "hash_table_gpa": None, "hash_table_size": 0}
+    assert len(parse_seed(json.dumps(document).encode()).firmware.sections) == 64
+
+
 def test_a_seed_without_end_is_refused():
     with pytest.raises(FormatError):
         parse_seed(encode_seed(SEED) + b" " * MAX_SEED_BYTES)

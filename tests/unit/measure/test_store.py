@@ -49,6 +49,15 @@ def test_what_was_used_least_recently_makes_room(monkeypatch):
     assert asked == [3 * 4096]
 
 
+def test_what_just_fits_is_kept(monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "firmware_seed", lambda image: asked.append(len(image)) or firmware_seed(image))
+    store = MeasureStore(limit=len(firmware()))
+    for _ in range(2):
+        store.seed(firmware())
+    assert len(asked) == 1
+
+
 def test_what_is_too_large_is_worked_out_and_not_kept():
     store = MeasureStore(limit=10)
     assert store.seed(firmware()) == firmware_seed(firmware())

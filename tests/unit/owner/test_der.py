@@ -42,6 +42,26 @@ def test_times(time):
     assert read("time", x509.time(time)) == time
 
 
+@pytest.mark.parametrize(("text", "year"), [(b"49", 2049), (b"50", 1950), (b"99", 1999), (b"00", 2000)])
+def test_two_digits_of_a_year(text, year):
+    data = bytes((0x17, 13)) + text + b"0102030405Z"
+    assert read("time", data) == datetime(year, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 129, 255, 256, 65535])
+def test_contents_of_every_length_form(size):
+    header = bytes((OCTET_STRING, size)) if size < 128 else None
+    if header is None:
+        width = (size.bit_length() + 7) // 8
+        header = bytes((OCTET_STRING, 0x80 | width)) + size.to_bytes(width, "big")
+    cursor = Der(header + bytes(size) + b"\x05\0", "thing")
+    assert cursor.take(OCTET_STRING) == bytes(size)
+    assert cursor.take(5) == b""
+    cursor.finish()
+    with pytest.raises(FormatError):
+        Der((header + bytes(size))[: -1 if size else 1], "thing").take(OCTET_STRING)
+
+
 @pytest.mark.parametrize(
     ("method", "data"),
     [

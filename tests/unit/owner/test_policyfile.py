@@ -264,6 +264,18 @@ def test_names_of_an_id_block_are_stated_or_left_unchecked():
     assert parse_policy(encode_policy(replace(FULL, image_ids=None))).unchecked == ("image-ids",)
 
 
+def test_the_last_values_that_are_allowed():
+    assert replace(BASE, vmpl=frozenset({0, 3})).vmpl == {0, 3}
+    assert replace(BASE, mitigations=(1 << 63) - 1).mitigations
+    moment = SETS[0].not_before
+    assert replace(SETS[0], not_after=moment).holds(moment)
+
+
+@pytest.mark.parametrize(("present", "allowed"), [(True, {"required", "any"}), (False, {"forbidden", "any"})])
+def test_a_rule_allows_what_it_says(present, allowed):
+    assert {rule.value for rule in Rule if rule.allows(present=present)} == allowed
+
+
 def test_milan_needs_a_list_of_chips_or_a_word():
     milan = frozenset({ProductLine.MILAN})
     assert replace(BASE, products=milan, chips=frozenset({b"c" * 64}))
