@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test gets: a home of its own, and skips that fail where they are not allowed.
 
-`CVMTOOL_REQUIRE` is a comma list of markers (`vectors,vm`); a skipped test that carries one of them has failed.
+`CVMTOOL_REQUIRE` is a comma list of markers (`vectors,vm`); a skipped test that carries one of them has failed, and with
+`all` every skipped test has.
 `--update-golden` writes tests/golden anew from what the code renders now; review the difference.
 """
 
@@ -27,7 +28,7 @@ def required_markers() -> set[str]:
 def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
-    wanted = sorted(required_markers() & {marker.name for marker in item.iter_markers()})
+    wanted = sorted(required_markers() & {"all", *(marker.name for marker in item.iter_markers())})
     if report.skipped and wanted and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         report.outcome = "failed"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from cvmtool.cli.files import read_file
 from cvmtool.cli.policy import app as policy_app
 from cvmtool.cli.render import printable
 from cvmtool.cli.verdict import container_fields, explanation, print_json, report_fields, show_claims, show_verdict
@@ -53,7 +54,7 @@ def show(report: ReportFile, *, container: Wrapping = RAW, auxblob: Aux = None, 
     """Show what a report claims. Nothing is verified."""
     from cvmtool.formats.report import parse_report
 
-    unwrapped = _unwrap(_read(report), container, auxblob)
+    unwrapped = _unwrap(read_file(report, most=MAX_FILE_BYTES), container, auxblob)
     fields = report_fields(parse_report(unwrapped.report))
     around = {} if container == RAW else container_fields(unwrapped)
     if as_json:
@@ -87,11 +88,11 @@ def verify(
     """Decide about a report: genuine (exit 5 if not), fresh (7, with --report-data), acceptable (6)."""
     from cvmtool.owner.policyfile import parse_policy
 
-    rules = parse_policy(_read(policy).decode("utf-8", "replace"))
-    files = tuple(_read(path) for path in (*([vek] if vek else ()), *(chain or ())))
-    listed = None if crl is None else _read(crl)
+    rules = parse_policy(read_file(policy, most=MAX_FILE_BYTES).decode("utf-8", "replace"))
+    files = tuple(read_file(path, most=MAX_FILE_BYTES) for path in (*([vek] if vek else ()), *(chain or ())))
+    listed = None if crl is None else read_file(crl, most=MAX_FILE_BYTES)
     time = datetime.now(UTC) if at is None else _time(at)
-    received = _read(report)
+    received = read_file(report, most=MAX_FILE_BYTES)
     document: dict[str, Any] = {
         "schema": "cvmtool/attest-verify/v1",
         "at": time.isoformat(),
@@ -161,8 +162,8 @@ def bundle(
     from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
     from cvmtool.owner.verify import certificates_of
 
-    unwrapped = _unwrap(_read(report), container, auxblob)
-    files = tuple(_read(path) for path in (*([vek] if vek else ()), *(chain or ())))
+    unwrapped = _unwrap(read_file(report, most=MAX_FILE_BYTES), container, auxblob)
+    files = tuple(read_file(path, most=MAX_FILE_BYTES) for path in (*([vek] if vek else ()), *(chain or ())))
     if line is not None and line not in set(ProductLine):
         raise ConfigError(f"--line is {line!r}; required: one of {', '.join(ProductLine)}")
     found = collect(
@@ -174,7 +175,7 @@ def bundle(
         store=Store(load_settings().cache_dir / "kds"),
         service=None if offline else KeyService(kds or service.AMD_URL),
         given=(*files, *certificates_of(unwrapped.table)),
-        crl=unwrapped.table.get(CertKind.CRL) if crl is None else _read(crl),
+        crl=unwrapped.table.get(CertKind.CRL) if crl is None else read_file(crl, most=MAX_FILE_BYTES),
         line=None if line is None else ProductLine(line),
     )
     data = service.bundle(unwrapped.report, found.certificates, found.crl)
@@ -238,7 +239,9 @@ def _unwrap(data: bytes, container: str, auxblob: Path | None) -> Unwrapped:
 
     if container not in set(Container):
         raise typer.BadParameter(f"{container!r} is not one of {', '.join(Container)}", param_hint="--container")
-    return unwrap(data, Container(container), auxblob=b"" if auxblob is None else _read(auxblob))
+    return unwrap(
+        data, Container(container), auxblob=b"" if auxblob is None else read_file(auxblob, most=MAX_FILE_BYTES)
+    )
 
 
 def _verify(
@@ -307,14 +310,3 @@ def _time(text: str) -> datetime:
     if time is None or time.tzinfo is None:
         raise ConfigError(f"--at is {text!r}; required: a time with its zone, such as 2026-01-31T12:00:00Z")
     return time
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes; required: fewer")
-    return data

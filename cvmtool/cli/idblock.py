@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvmtool.cli.files import read_file
 from cvmtool.cli.verdict import print_json
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def id_block(
         guest_svn=guest_svn,
         policy=GuestPolicy(bits),
     )
-    author = None if author_key is None else load_signing_key(_read(author_key))
-    auth = sign_launch(block, load_signing_key(_read(id_key)), author)
+    author = None if author_key is None else load_signing_key(read_file(author_key, most=MAX_FILE_BYTES))
+    auth = sign_launch(block, load_signing_key(read_file(id_key, most=MAX_FILE_BYTES)), author)
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(out / BLOCK_FILE, block.encode())
@@ -85,7 +86,10 @@ def id_check(
     from cvmtool.formats.wire import parse_hex
     from cvmtool.owner.launchsign import verify_launch_signature
 
-    block, auth = parse_id_block(_read(folder / BLOCK_FILE)), parse_id_auth(_read(folder / AUTH_FILE))
+    block, auth = (
+        parse_id_block(read_file(folder / BLOCK_FILE, most=MAX_FILE_BYTES)),
+        parse_id_auth(read_file(folder / AUTH_FILE, most=MAX_FILE_BYTES)),
+    )
     verify_launch_signature(block, auth)
     if digest is not None and block.digest != parse_hex(digest, 48, what="--digest"):
         raise VerificationError(f"the id block is for launch digest {block.digest.hex()}; required: {digest}")
@@ -115,16 +119,3 @@ def _print(document: dict[str, Any], *, as_json: bool) -> None:
     for name, value in document.items():
         if name != "schema":
             typer.echo(f"{name}: {'none' if value is None else value}")
-
-
-def _read(path: Path) -> bytes:
-    from cvmtool.errors import ConfigError
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes; required: fewer")
-    return data

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cvmtool.cli.files import read_file
 from cvmtool.cli.idblock import id_block, id_check
 from cvmtool.cli.verdict import print_json
 
@@ -128,7 +129,11 @@ def raw(
         raise ConfigError("an initrd or a command line is given without a kernel; required: --kernel")
     hashes: KernelHashes | None = None
     if kernel is not None:
-        hashes = kernel_hashes(_read(kernel), b"" if initrd is None else _read(initrd), cmdline)
+        hashes = kernel_hashes(
+            read_file(kernel, most=MAX_FILE_BYTES),
+            b"" if initrd is None else read_file(initrd, most=MAX_FILE_BYTES),
+            cmdline,
+        )
     try:
         monitor = Vmm(vmm)
     except ValueError:
@@ -180,7 +185,7 @@ def write_seed(
     from cvmtool.measure.launch import firmware_seed
     from cvmtool.measure.seed import encode_seed
 
-    measured = firmware_seed(_read(firmware))
+    measured = firmware_seed(read_file(firmware, most=MAX_FILE_BYTES))
     try:
         write_atomic(out, encode_seed(measured), mode=0o644)
     except OSError as error:
@@ -218,7 +223,11 @@ def explain(
     if (report is None) == (digest is None):
         raise ConfigError("neither or both of --report and --digest are given; required: one of them")
     loaded = _load_bundle(bundle)
-    wanted = parse_hex(digest, 48, what="--digest") if report is None else parse_report(_read(report)).measurement
+    wanted = (
+        parse_hex(digest, 48, what="--digest")
+        if report is None
+        else parse_report(read_file(report, most=MAX_FILE_BYTES)).measurement
+    )
     kernels: dict[str, KernelHashes | None] = {str(mode): h for mode, h in _bundle_hashes(loaded).items()}
     matches = list(find_inputs(loaded.firmware.read_bytes(), {**kernels, "no kernel": None}, wanted))
     if as_json:
@@ -249,9 +258,9 @@ def _firmware(image: Path | None, seed: Path | None) -> bytes | FirmwareSeed:
     from cvmtool.measure.seed import parse_seed
 
     if image is not None and seed is None:
-        return _read(image)
+        return read_file(image, most=MAX_FILE_BYTES)
     if seed is not None and image is None:
-        return parse_seed(_read(seed))
+        return parse_seed(read_file(seed, most=MAX_FILE_BYTES))
     raise ConfigError("neither or both of --firmware and --seed are given; required: one of them")
 
 
@@ -275,7 +284,7 @@ def _resources_of(job: Path) -> Resources:
     from cvmtool.owner.jobfile import parse_job_file
 
     try:
-        return parse_job_file(_read(job).decode()).resources
+        return parse_job_file(read_file(job, most=MAX_FILE_BYTES).decode()).resources
     except UnicodeDecodeError as error:
         from cvmtool.errors import ConfigError
 
@@ -293,14 +302,3 @@ def _number(text: str, option: str) -> int:
         return int(text, 16)
     except ValueError:
         raise ConfigError(f"{option} is {text!r}; required: a hexadecimal number") from None
-
-
-def _read(path: Path) -> bytes:
-    from cvmtool.errors import ConfigError
-
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path} has {path.stat().st_size} bytes; required: at most {MAX_FILE_BYTES}")
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvmtool.cli.files import read_file
 from cvmtool.cli.verdict import print_json
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def check(
     """Read a policy as strictly as a decision does (exit 3 if it cannot be used), and say what it leaves unchecked."""
     from cvmtool.owner.policyfile import parse_policy
 
-    rules = parse_policy(_read(policy).decode("utf-8", "replace"))
+    rules = parse_policy(read_file(policy, most=MAX_FILE_BYTES).decode("utf-8", "replace"))
     document: dict[str, Any] = {
         "schema": "cvmtool/attest-policy-check/v1",
         "simulated": rules.trusted_roots().simulated,
@@ -126,7 +127,7 @@ def _job(path: Path | None) -> tuple[Resources | None, JobManifest | None]:
 
     if path is None:
         return None, None
-    data = _read(path)
+    data = read_file(path, most=MAX_FILE_BYTES)
     if path.suffix == ".json":
         manifest = parse_job_manifest(data)
         return manifest.resources, manifest
@@ -134,16 +135,3 @@ def _job(path: Path | None) -> tuple[Resources | None, JobManifest | None]:
         return parse_job_file(data.decode()).resources, None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not utf-8: {error.reason}") from None
-
-
-def _read(path: Path) -> bytes:
-    from cvmtool.errors import ConfigError
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes; required: fewer")
-    return data

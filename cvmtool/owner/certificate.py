@@ -104,13 +104,7 @@ def parse_certificate(der: bytes) -> Certificate:
     """
     if len(der) > MAX_CERTIFICATE_BYTES:
         raise FormatError(f"certificate has {len(der)} bytes; required: at most {MAX_CERTIFICATE_BYTES}")
-    outside = Der(der, "certificate")
-    outer = outside.enter(SEQUENCE)
-    outside.finish()
-    signed = outer.take_whole(SEQUENCE)
-    algorithm = outer.take(SEQUENCE)
-    signature = outer.bits()
-    outer.finish()
+    signed, algorithm, signature = open_signed(der, "certificate")
     body = Der(signed, "certificate").enter(SEQUENCE)
     version = body.enter(context(0))
     if version.integer() != 2:
@@ -143,6 +137,20 @@ def parse_certificate(der: bytes) -> Certificate:
         spki=spki,
         extensions=extensions,
     )
+
+
+def open_signed(der: bytes, what: str) -> tuple[bytes, bytes, bytes]:
+    """Split what X.509 signs into the signed bytes, the outer algorithm and the signature.
+
+    Raises:
+        FormatError: not DER, or not of that shape.
+    """
+    outside = Der(der, what)
+    outer = outside.enter(SEQUENCE)
+    outside.finish()
+    parts = outer.take_whole(SEQUENCE), outer.take(SEQUENCE), outer.bits()
+    outer.finish()
+    return parts
 
 
 def require_pss(inner: bytes, outer: bytes, what: str) -> None:

@@ -16,7 +16,7 @@ from datetime import datetime
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cvmtool.errors import FormatError
-from cvmtool.owner.certificate import Certificate, parse_extensions, require_pss, signed_by
+from cvmtool.owner.certificate import Certificate, open_signed, parse_extensions, require_pss, signed_by
 from cvmtool.owner.der import GENERALIZED_TIME, SEQUENCE, UTC_TIME, Der, context
 
 MAX_CRL_BYTES = 64 << 10
@@ -44,13 +44,7 @@ def parse_crl(der: bytes) -> Crl:
     """
     if len(der) > MAX_CRL_BYTES:
         raise FormatError(f"crl has {len(der)} bytes; required: at most {MAX_CRL_BYTES}")
-    outside = Der(der, "crl")
-    outer = outside.enter(SEQUENCE)
-    outside.finish()
-    signed = outer.take_whole(SEQUENCE)
-    algorithm = outer.take(SEQUENCE)
-    signature = outer.bits()
-    outer.finish()
+    signed, algorithm, signature = open_signed(der, "crl")
     body = Der(signed, "crl").enter(SEQUENCE)
     if body.integer() != 1:
         raise FormatError("crl version is not 2; required: 2")
