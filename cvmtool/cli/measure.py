@@ -14,20 +14,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cvmtool.cli.explain import explain
 from cvmtool.cli.files import read_file
 from cvmtool.cli.idblock import id_block, id_check
+from cvmtool.cli.inputs import (
+    DEFAULT_CPU,
+    MAX_FILE_BYTES,
+    BundleFolder,
+    Cpu,
+    Features,
+    Json,
+    VmmName,
+    bundle_hashes,
+    cpu_of,
+    firmware_or_seed,
+    hexadecimal,
+    named_bundle,
+    resources_of,
+)
 from cvmtool.cli.verdict import print_json
 
 if TYPE_CHECKING:
-    from cvmtool.formats.job import Resources
-    from cvmtool.image.bundle import Bundle
     from cvmtool.measure.hashes import KernelHashes
-    from cvmtool.measure.launch import FirmwareSeed
-
-MAX_FILE_BYTES = 1 << 31
-"""Of a kernel or initrd; QEMU maps both below 4 GiB."""
-
-DEFAULT_CPU = "EPYC-Genoa"
 
 _DEFAULT_COMMAND = "bundle"
 
@@ -47,14 +55,6 @@ app = typer.Typer(
     cls=_DefaultsToBundle,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to standard output.")]
-BundleFolder = Annotated[Path, typer.Argument(help="The folder of a guest image.", metavar="BUNDLE")]
-Cpu = Annotated[
-    str | None, typer.Option("--cpu", help="QEMU CPU model, or CPUID leaf 1 EAX as 0x hex.", metavar="MODEL")
-]
-Features = Annotated[str, typer.Option("--guest-features", help="SEV_FEATURES of the guest, 0x hex.", metavar="HEX")]
-VmmName = Annotated[str, typer.Option("--vmm", help="qemu, qemu-legacy, ec2, ec2-rdx0 or gce.", metavar="VMM")]
-
 
 @app.command(_DEFAULT_COMMAND)
 def measure_bundle(
@@ -70,16 +70,16 @@ def measure_bundle(
     from cvmtool.formats.manifest import Mode
     from cvmtool.measure.launch import launch_digest
 
-    loaded = _load_bundle(bundle)
-    resources = None if job is None else _resources_of(job)
+    loaded = named_bundle(bundle)
+    resources = None if job is None else resources_of(job)
     count = vcpus or (1 if resources is None else resources.vcpus)
     model = cpu or (DEFAULT_CPU if resources is None else resources.cpu)
-    firmware, hashes = loaded.firmware.read_bytes(), _bundle_hashes(loaded)
+    firmware, hashes = loaded.firmware.read_bytes(), bundle_hashes(loaded)
     rows = [
         {
             "mode": str(mode),
             "cmdline": loaded.cmdline(mode),
-            "launch_digest": launch_digest(firmware, hashes=hashes[mode], cpu=_cpu(model), vcpus=count).hex(),
+            "launch_digest": launch_digest(firmware, hashes=hashes[mode], cpu=cpu_of(model), vcpus=count).hex(),
         }
         for mode in Mode
     ]
@@ -139,11 +139,11 @@ def raw(
     except ValueError:
         raise ConfigError(f"vmm is {vmm!r}; required: one of {', '.join(Vmm)}") from None
     steps = trace_launch(
-        _firmware(firmware, seed),
+        firmware_or_seed(firmware, seed),
         hashes,
-        cpu=_cpu(cpu or DEFAULT_CPU),
+        cpu=cpu_of(cpu or DEFAULT_CPU),
         vcpus=vcpus,
-        guest_features=_number(guest_features, "--guest-features"),
+        guest_features=hexadecimal(guest_features, "--guest-features"),
         vmm=monitor,
     )
     digest = steps[-1].digest.hex()
@@ -201,104 +201,4 @@ def write_seed(
 
 app.command("id-block")(id_block)
 app.command("id-check")(id_check)
-
-
-@app.command()
-def explain(
-    bundle: BundleFolder,
-    *,
-    report: Annotated[Path | None, typer.Option("--report", help="An attestation report, 1184 bytes.")] = None,
-    digest: Annotated[str | None, typer.Option("--digest", help="A launch digest, 96 hex digits.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Find out which inputs give a digest that was not expected: CPUs, model, features, monitor, command line."""
-    from dataclasses import asdict
-
-    from cvmtool.cli.render import print_table
-    from cvmtool.errors import ConfigError
-    from cvmtool.formats.report import parse_report
-    from cvmtool.formats.wire import parse_hex
-    from cvmtool.measure.explain import find_inputs
-
-    if (report is None) == (digest is None):
-        raise ConfigError("neither or both of --report and --digest are given; required: one of them")
-    loaded = _load_bundle(bundle)
-    wanted = (
-        parse_hex(digest, 48, what="--digest")
-        if report is None
-        else parse_report(read_file(report, most=MAX_FILE_BYTES)).measurement
-    )
-    kernels: dict[str, KernelHashes | None] = {str(mode): h for mode, h in _bundle_hashes(loaded).items()}
-    matches = list(find_inputs(loaded.firmware.read_bytes(), {**kernels, "no kernel": None}, wanted))
-    if as_json:
-        print_json(
-            {
-                "schema": "cvmtool/measure-explain/v1",
-                "launch_digest": wanted.hex(),
-                "matches": [{**asdict(match), "vmm": str(match.vmm)} for match in matches],
-            }
-        )
-        return
-    if not matches:
-        typer.echo(
-            "no honest mistake gives this digest: firmware, kernel, initrd or command line are others than the image's"
-        )
-        return
-    print_table(
-        ("COMMAND LINE", "CPU", "VCPUS", "FEATURES", "MONITOR"),
-        (
-            (match.kernel, " ".join(match.cpus), str(match.vcpus), hex(match.guest_features), str(match.vmm))
-            for match in matches
-        ),
-    )
-
-
-def _firmware(image: Path | None, seed: Path | None) -> bytes | FirmwareSeed:
-    from cvmtool.errors import ConfigError
-    from cvmtool.measure.seed import parse_seed
-
-    if image is not None and seed is None:
-        return read_file(image, most=MAX_FILE_BYTES)
-    if seed is not None and image is None:
-        return parse_seed(read_file(seed, most=MAX_FILE_BYTES))
-    raise ConfigError("neither or both of --firmware and --seed are given; required: one of them")
-
-
-def _load_bundle(folder: Path) -> Bundle:
-    """Load a bundle by its folder, or by the name under which it was built here."""
-    from cvmtool.config import load_settings
-    from cvmtool.image.bundle import load_bundle
-
-    return load_bundle(folder if folder.is_dir() else load_settings().bundles_dir / folder)
-
-
-def _bundle_hashes(bundle: Bundle) -> dict[Any, KernelHashes]:
-    from cvmtool.formats.manifest import Mode
-    from cvmtool.measure.hashes import kernel_hashes
-
-    kernel, initrd = bundle.kernel.read_bytes(), bundle.initrd.read_bytes()
-    return {mode: kernel_hashes(kernel, initrd, bundle.cmdline(mode)) for mode in Mode}
-
-
-def _resources_of(job: Path) -> Resources:
-    from cvmtool.owner.jobfile import parse_job_file
-
-    try:
-        return parse_job_file(read_file(job, most=MAX_FILE_BYTES).decode()).resources
-    except UnicodeDecodeError as error:
-        from cvmtool.errors import ConfigError
-
-        raise ConfigError(f"{job} is not utf-8: {error.reason}") from None
-
-
-def _cpu(text: str) -> str | int:
-    return _number(text, "--cpu") if text.startswith("0x") else text
-
-
-def _number(text: str, option: str) -> int:
-    from cvmtool.errors import ConfigError
-
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise ConfigError(f"{option} is {text!r}; required: a hexadecimal number") from None
+app.command()(explain)

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from cvmtool.cli import measure
+from cvmtool.cli import explain, measure
 from cvmtool.errors import ConfigError, CvmError
 from cvmtool.measure.hashes import kernel_hashes
 from cvmtool.measure.launch import firmware_seed, launch_digest
@@ -84,7 +84,8 @@ class Image:
 
 @pytest.fixture
 def image(files, monkeypatch):
-    monkeypatch.setattr(measure, "_load_bundle", lambda folder: Image(files))
+    for module in (measure, explain):
+        monkeypatch.setattr(module, "named_bundle", lambda folder: Image(files))
     return files
 
 
