@@ -18,8 +18,9 @@ import time
 from cvmtool.errors import AppraisalError, Finding, HostError
 from cvmtool.flows.machine import Machine, measured_hashes
 from cvmtool.formats.manifest import Artefact
-from cvmtool.host.domain import ROOT_SERIAL, LiveDomain
+from cvmtool.host.domain import ROOT_SERIAL
 from cvmtool.host.hypervisor import MachineState
+from cvmtool.host.live import LiveDomain
 from cvmtool.host.storage import stage_words
 
 FIRST_BYTE_SECONDS = 90.0  # a firmware prints within about two; a busy host under emulation needs many more

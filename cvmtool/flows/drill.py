@@ -33,8 +33,9 @@ from cvmtool.formats.evidence import Evidence
 from cvmtool.formats.job import Container, JobManifest, Limits, Network, Output, OutputKind, Resources
 from cvmtool.formats.pack import HEADER_SIZE, Role
 from cvmtool.formats.wire import to_base64
-from cvmtool.host.domain import ROOT_SERIAL, LiveDomain
+from cvmtool.host.domain import ROOT_SERIAL
 from cvmtool.host.hypervisor import Hypervisor
+from cvmtool.host.live import LiveDomain
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.amdroots import AmdRoots
 from cvmtool.owner.jobfile import DEFAULT_CPU

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from cvmtool.formats.channel import AGENT_PORT
-from cvmtool.host.domain import LiveDomain, parse_live_domain
 from cvmtool.host.hypervisor import Hypervisor
+from cvmtool.host.live import LiveDomain, parse_live_domain
 from cvmtool.measure.hashes import kernel_hashes
 
 Tamper = Callable[[LiveDomain, str], str]

@@ -21,7 +21,7 @@ from cvmtool.flows.reporter import Reporter
 from cvmtool.formats.job import JobManifest
 from cvmtool.formats.manifest import Mode
 from cvmtool.host.accelerator import ProbeBoot, probe_kvm
-from cvmtool.host.domain import ROOT_SERIAL, Disk, DomainSpec, render_domain
+from cvmtool.host.domain import ROOT_SERIAL, Disk, DomainSpec, Simulation, render_domain
 from cvmtool.host.hypervisor import Hypervisor, MachineState, choose_uri
 from cvmtool.host.storage import (
     CONSOLE_FILE,
@@ -209,7 +209,6 @@ def domain_spec(
         name=name,
         job=manifest.name,
         image=bundle.manifest.name,
-        accelerator=accelerator,
         emulator=emulator,
         host_data=manifest.host_data.hex(),
         policy=f"{GUEST_POLICY:#x}",
@@ -220,10 +219,9 @@ def domain_spec(
         kernel=str(directory / "vmlinuz"),
         initrd=str(directory / "initrd"),
         cmdline=bundle.cmdline(Mode.DRYRUN),
-        hash_table=str(directory / HASH_TABLE_FILE),
-        hash_table_gpa=gpa,
         disks=tuple(disks),
         console=str(directory / CONSOLE_FILE),
+        launch=Simulation(accelerator=accelerator, hash_table=str(directory / HASH_TABLE_FILE), hash_table_gpa=gpa),
     )
 
 

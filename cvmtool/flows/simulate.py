@@ -24,7 +24,7 @@ from cvmtool.flows.machine import Machine
 from cvmtool.formats.channel import PSP_PORT
 from cvmtool.formats.reportmsg import ReportRequest
 from cvmtool.formats.wire import parse_hex
-from cvmtool.host.domain import LiveDomain
+from cvmtool.host.live import LiveDomain
 
 
 def launch_facts(live: LiveDomain) -> LaunchFacts:

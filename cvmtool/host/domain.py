@@ -1,49 +1,83 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""Render the libvirt domain of a virtual machine, and read back what a live domain was really given.
+"""Render the libvirt domain of a virtual machine: a dry run's, or an SEV-SNP one.
 
 Zone: host. Pure but for reading the template. The only door to jinja2.
-What `LiveDomain` returns are the host's claims.
+Both come from one template; what differs is the launch. libvirt accepts launches that no firmware starts, and some that
+start something else than was meant, so what is measured is checked here before it is rendered, and read back after it was
+defined (`cvmtool.host.live`).
 """
 
 from __future__ import annotations
 
 import re
 import uuid
-import xml.etree.ElementTree as ET
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import jinja2
 
-from cvmtool.errors import ConfigError, HostError
+from cvmtool.errors import ConfigError
 from cvmtool.formats.channel import AGENT_PORT, PSP_PORT
+from cvmtool.formats.evidence import HOST_DATA_SIZE
+from cvmtool.formats.idblock import IdAuth, IdBlock
+from cvmtool.formats.policybits import GuestPolicy
+from cvmtool.formats.wire import parse_hex, to_base64
 from cvmtool.host.storage import VM_NAME
 
 NAMESPACE = uuid.UUID("5d1a3c1e-6a55-4d0c-9c6f-0a6f0b3b9a57")  # of machine names; a name always has the same UUID
 ROOT_SERIAL = "cvmtool-root"
-_CVM = "{urn:cvmtool:1}"
-_QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
-_LOADER = re.compile(r"loader,addr=(0x[0-9a-f]+),file=([^,]+),force-raw=on")
+MACHINE = re.compile(r"pc-q35-[0-9]{1,3}\.[0-9]{1,2}(\.[a-z0-9.-]{1,32})?")
+"""A machine type with a version: the alias `q35` is another machine after each upgrade of QEMU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """A read-only disk, found in the guest by its serial."""
+    """A disk, found in the guest by its serial."""
 
     path: str
     serial: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where on the host a machine runs. Nothing of it is measured: it is between the owner and the host's timing channels."""
+
+    cpus: tuple[int, ...] = ()
+    """The host CPU of each virtual one; empty leaves it to the host."""
+    numa_node: int | None = None
+    hugepages_kib: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """The launch of a dry run: what `sev-snp-guest` would place in memory, QEMU's generic loader places."""
+
+    hash_table: str
+    hash_table_gpa: int
+    accelerator: str = "qemu"
+    """libvirt domain type: `qemu` (TCG) or `kvm`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnpLaunch:
+    """The launch of an SEV-SNP machine. `machine` is a versioned type; the bit positions are the host's to know."""
+
+    machine: str
+    cbitpos: int
+    reduced_phys_bits: int
+    id_block: IdBlock | None = None
+    id_auth: IdAuth | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainSpec:
-    """A dry-run machine. Paths are the host's."""
+    """A machine. Paths are the host's. `host_data`: 64 hex digits; `policy`: GUEST_POLICY as 0x hex."""
 
     name: str
     job: str
     image: str
-    accelerator: str
-    """libvirt domain type: `qemu` (TCG) or `kvm`."""
     emulator: str
     host_data: str
     policy: str
@@ -54,10 +88,10 @@ class DomainSpec:
     kernel: str
     initrd: str
     cmdline: str
-    hash_table: str
-    hash_table_gpa: int
     disks: tuple[Disk, ...]
     console: str
+    launch: Simulation | SnpLaunch
+    placement: Placement = field(default_factory=Placement)
 
 
 def domain_uuid(name: str) -> str:
@@ -69,94 +103,75 @@ def render_domain(spec: DomainSpec, templates: Path) -> str:
     """Return the domain XML.
 
     Raises:
-        ConfigError: the name cannot be a machine's, or a path holds a comma (QEMU's options end there).
+        ConfigError: the name cannot be a machine's, a path holds a comma (QEMU's options end there), or the placement
+            does not fit; of an SEV-SNP launch also: a machine type without a version, an ID block without its
+            authentication or for another policy.
+        FormatError: host data or policy is malformed.
     """
     if not VM_NAME.fullmatch(spec.name):
         raise ConfigError(f"machine name is {spec.name!r}; lower-case letters, digits, '.', '_' and '-' are required")
-    if "," in spec.hash_table:
+    pinned = spec.placement.cpus
+    if pinned and len(pinned) != spec.vcpus:
         raise ConfigError(
-            f"the path {spec.hash_table} holds a comma; QEMU cannot take it", hint="choose another machines_dir"
+            f"placement names {len(pinned)} host CPUs for {spec.vcpus} virtual ones; one each is required"
         )
+    values = {
+        **asdict(spec),
+        "disks": [{**asdict(disk), "target": f"vd{chr(97 + i)}"} for i, disk in enumerate(spec.disks)],
+        "uuid": domain_uuid(spec.name),
+        "agent_port": AGENT_PORT,
+        **(_simulated(spec.launch) if isinstance(spec.launch, Simulation) else _confidential(spec, spec.launch)),
+    }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    values = asdict(spec)
-    values["disks"] = [{**asdict(disk), "target": f"vd{chr(97 + i)}"} for i, disk in enumerate(spec.disks)]
-    template = environment.get_template("domain-dryrun.xml.j2")
-    return template.render(values, uuid=domain_uuid(spec.name), agent_port=AGENT_PORT, psp_port=PSP_PORT) + "\n"
+    template = "domain-dryrun.xml.j2" if isinstance(spec.launch, Simulation) else "domain-snp.xml.j2"
+    return environment.get_template(template).render(values) + "\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveDomain:
-    """What a running domain says it was started with."""
-
-    name: str
-    job: str
-    image: str
-    simulated: bool
-    host_data: str
-    policy: str
-    vcpus: int
-    cpu: str
-    firmware: str
-    kernel: str
-    initrd: str
-    cmdline: str
-    hash_table: str
-    hash_table_gpa: int
-    disks: tuple[Disk, ...]
-    console: str
-
-
-def is_ours(xml: str) -> bool:
-    """Say whether a domain carries cvmtool's metadata."""
-    return "urn:cvmtool:1" in xml
-
-
-def parse_live_domain(xml: str) -> LiveDomain:
-    """Read the XML of a domain that cvmtool made.
-
-    Raises:
-        HostError: something is missing or out of shape.
-    """
-    try:
-        root = ET.fromstring(xml)  # noqa: S314 - libvirtd's answer over its socket; expat has no network entities
-        cvm = _one(root, f"metadata/{_CVM}vm")
-        arguments = [item.get("value", "") for item in root.findall(f"{_QEMU}commandline/{_QEMU}arg")]
-        loaders = [match for match in map(_LOADER.fullmatch, arguments) if match]
-        if len(loaders) != 1:
-            raise HostError(f"the domain has {len(loaders)} hash table loaders; 1 is required")
-        return LiveDomain(
-            name=_text(root, "name"),
-            job=_text(cvm, f"{_CVM}job"),
-            image=_text(cvm, f"{_CVM}image"),
-            simulated=_text(cvm, f"{_CVM}simulated") == "true",
-            host_data=_text(cvm, f"{_CVM}host-data"),
-            policy=_text(cvm, f"{_CVM}policy"),
-            vcpus=int(_text(root, "vcpu")),
-            cpu=_text(root, "cpu/model"),
-            firmware=_text(root, "os/loader"),
-            kernel=_text(root, "os/kernel"),
-            initrd=_text(root, "os/initrd"),
-            cmdline=_text(root, "os/cmdline"),
-            hash_table=loaders[0][2],
-            hash_table_gpa=int(loaders[0][1], 16),
-            disks=tuple(
-                Disk(path=_one(disk, "source").get("file", ""), serial=_text(disk, "serial"))
-                for disk in root.findall("devices/disk")
-            ),
-            console=_one(root, "devices/serial/source").get("path", ""),
+def _simulated(launch: Simulation) -> dict[str, object]:
+    if "," in launch.hash_table:
+        raise ConfigError(
+            f"the path {launch.hash_table} holds a comma; QEMU cannot take it", hint="choose another machines_dir"
         )
-    except (ET.ParseError, ValueError) as error:
-        raise HostError("the host's domain XML cannot be read", detail=str(error)) from error
+    return {
+        "simulated": "true",
+        "accelerator": launch.accelerator,
+        "machine": "q35",  # not measured in a dry run, whose digest is for the owner's own machine
+        "confidential": False,
+        "psp_port": PSP_PORT,
+        "hash_table": launch.hash_table,
+        "hash_table_gpa": launch.hash_table_gpa,
+    }
 
 
-def _one(parent: ET.Element, path: str) -> ET.Element:
-    found = parent.find(path)
-    if found is None:
-        raise HostError(f"the host's domain XML has no {path}")
-    return found
-
-
-def _text(parent: ET.Element, path: str) -> str:
-    return _one(parent, path).text or ""
+def _confidential(spec: DomainSpec, launch: SnpLaunch) -> dict[str, object]:
+    if not MACHINE.fullmatch(launch.machine):
+        raise ConfigError(
+            f"machine type is {launch.machine[:64]!r}; one with a version is required, such as pc-q35-10.0"
+        )
+    policy = GuestPolicy(int(spec.policy, 16))
+    if policy.has("debug") or policy.has("migrate-ma"):
+        raise ConfigError(f"policy is {spec.policy}; debug (bit 19) and migration (bit 18) off are required")
+    if (launch.id_block is None) != (launch.id_auth is None):
+        raise ConfigError("an ID block comes with its authentication, or neither does; both are required")
+    if launch.id_block is not None and launch.id_block.policy != policy:
+        raise ConfigError(
+            f"the ID block is for policy {launch.id_block.policy.value:#x} and the launch has {spec.policy}; "
+            "the same is required",
+            hint="the firmware refuses such a launch at its end: sign the ID block again",
+        )
+    auth = launch.id_auth
+    return {
+        "simulated": "false",
+        "accelerator": "kvm",
+        "machine": launch.machine,
+        "confidential": True,
+        "author_key": "yes" if auth is not None and auth.author is not None else "no",
+        "vcek": "yes",  # a provider's key instead of the chip's is the owner's policy to accept, and the host's to have
+        "cbitpos": launch.cbitpos,
+        "reduced_phys_bits": launch.reduced_phys_bits,
+        "id_block": "" if launch.id_block is None else to_base64(launch.id_block.encode()),
+        "id_auth": "" if auth is None else to_base64(auth.encode()),
+        "launch_host_data": to_base64(parse_hex(spec.host_data, HOST_DATA_SIZE, what="host data")),
+    }

@@ -24,8 +24,8 @@ from types import ModuleType
 from typing import Any
 
 from cvmtool.errors import ConfigError, HostError
-from cvmtool.host.domain import LiveDomain, is_ours, parse_live_domain
 from cvmtool.host.embedded import embedded_root, embedded_uri, prepare, session_fits
+from cvmtool.host.live import LiveDomain, is_ours, parse_live_domain
 
 _SETTLE_SECONDS = 10.0  # how long a reopened embedded driver may take to find its domains' monitors again
 

@@ -19,8 +19,8 @@ from cvmtool.flows.jobs import JobState, load_jobs
 from cvmtool.flows.machine import connect
 from cvmtool.flows.train import Prepared, train
 from cvmtool.formats.pack import BLOCK, HEADER_SIZE
-from cvmtool.host.domain import LiveDomain
 from cvmtool.host.hypervisor import Hypervisor
+from cvmtool.host.live import LiveDomain
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 

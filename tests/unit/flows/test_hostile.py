@@ -7,7 +7,7 @@ import pytest
 
 from cvmtool.flows.hostile import HostileHost, between, flip_byte, retable
 from cvmtool.formats.channel import AGENT_PORT, PSP_PORT
-from cvmtool.host.domain import parse_live_domain
+from cvmtool.host.live import parse_live_domain
 from cvmtool.measure.hashes import kernel_hashes
 from tests.unit.host.test_domain import render
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from cvmtool.config import resources
 from cvmtool.errors import ConfigError, HostError
-from cvmtool.host.domain import Disk, DomainSpec, domain_uuid, is_ours, parse_live_domain, render_domain
+from cvmtool.host.domain import Disk, DomainSpec, Placement, Simulation, domain_uuid, render_domain
+from cvmtool.host.live import is_ours, parse_live_domain, require_same
 
 HOSTILE = """'<&">]]>{{ 7*7 }}{% raw %}&amp;</metadata>"""
 SPEC = DomainSpec(
     name="digits-1120-221500-ab12",
     job="digits",
     image="base",
-    accelerator="qemu",
     emulator="/usr/bin/qemu-system-x86_64",
     host_data="0a" * 32,
     policy="0x30000",
@@ -31,8 +31,7 @@ SPEC = DomainSpec(
     kernel="/m/vmlinuz",
     initrd="/m/initrd",
     cmdline="console=ttyS0 cvmtool.root=ab cvmtool.dryrun=1",
-    hash_table="/m/hashes.bin",
-    hash_table_gpa=0x810C00,
+    launch=Simulation(hash_table="/m/hashes.bin", hash_table_gpa=0x810C00),
     disks=(Disk(path="/m/rootfs.img", serial="cvmtool-root"), Disk(path="/m/pack-data.img", serial="0a" * 10)),
     console="/m/console.log",
 )
@@ -59,10 +58,13 @@ def test_libvirts_own_schema_accepts_it(tmp_path):
 
 def test_what_was_rendered_is_read_back():
     live = parse_live_domain(render())
-    for name in live.__dataclass_fields__:
-        if name != "simulated":
-            assert getattr(live, name) == getattr(SPEC, name), name
+    for name in set(live.__dataclass_fields__) - {"simulated", "simulation", "snp"}:
+        assert getattr(live, name) == getattr(SPEC, name), name
     assert live.simulated is True
+    assert live.simulation == SPEC.launch
+    assert live.snp is None
+    assert live.hash_table == SPEC.launch.hash_table
+    require_same(live, SPEC)
 
 
 TEXTS = ["job", "image", "host_data", "policy", "cpu", "firmware", "kernel", "initrd", "cmdline", "console"]
@@ -78,14 +80,14 @@ def test_hostile_text_stays_text(field):
 
 def test_hostile_paths_of_disks_and_table_stay_text():
     disks = (Disk(path=HOSTILE, serial=HOSTILE),)
-    live = parse_live_domain(render(disks=disks, hash_table=HOSTILE))
+    live = parse_live_domain(render(disks=disks, launch=replace(SPEC.launch, hash_table=HOSTILE)))
     assert live.disks == disks
     assert live.hash_table == HOSTILE
 
 
 def test_a_comma_would_end_qemus_option():
     with pytest.raises(ConfigError) as refusal:
-        render(hash_table="/m,addr=0/hashes.bin")
+        render(launch=replace(SPEC.launch, hash_table="/m,addr=0/hashes.bin"))
     assert "comma" in refusal.value.message
 
 
@@ -118,8 +120,40 @@ def test_ours_is_told_by_its_metadata():
     assert not is_ours(render().replace("urn:cvmtool:1", "urn:other"))
 
 
-def test_a_domain_that_is_not_simulated_does_not_say_so():
-    assert parse_live_domain(render().replace("simulated>true", "simulated>false")).simulated is False
+def test_a_dry_run_that_says_it_is_none_is_out_of_shape():
+    with pytest.raises(HostError, match="launchSecurity"):
+        parse_live_domain(render().replace("simulated>true", "simulated>false"))
+
+
+def test_a_writable_disk_is_the_one_that_is_not_read_only():
+    disks = (Disk(path="/m/a", serial="a"), Disk(path="/m/b", serial="b", writable=True))
+    assert parse_live_domain(render(disks=disks)).disks == disks
+
+
+def test_a_machine_is_placed_where_it_is_asked_to():
+    root = ET.fromstring(render(placement=Placement(cpus=(6, 7), numa_node=1, hugepages_kib=2048)))
+    assert [(pin.get("vcpu"), pin.get("cpuset")) for pin in root.findall("cputune/vcpupin")] == [("0", "6"), ("1", "7")]
+    assert root.find("numatune/memory").attrib == {"mode": "strict", "nodeset": "1"}
+    assert root.find("memoryBacking/hugepages/page").attrib == {"size": "2048", "unit": "KiB"}
+
+
+def test_a_placement_for_another_number_of_cpus_is_refused():
+    with pytest.raises(ConfigError, match="3 host CPUs for 2 virtual ones"):
+        render(placement=Placement(cpus=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("field", ["vcpus", "cpu", "firmware", "kernel", "initrd", "cmdline", "host_data", "policy"])
+def test_what_libvirt_changed_is_named(field):
+    other = 3 if field == "vcpus" else "0b" * 32
+    live = parse_live_domain(render(**{field: other}))
+    with pytest.raises(HostError, match=f"{field} is {other!r}"):
+        require_same(live, SPEC)
+
+
+def test_a_hash_table_at_another_address_is_named():
+    live = parse_live_domain(render(launch=replace(SPEC.launch, hash_table_gpa=0x1000)))
+    with pytest.raises(HostError, match="launch is"):
+        require_same(live, SPEC)
 
 
 @pytest.mark.parametrize(
