@@ -164,7 +164,7 @@ def _read(path: Path) -> dict[str, str]:
         document = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read", detail=str(error)) from error
     for key, value in document.items():
         if key not in _names():

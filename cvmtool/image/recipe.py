@@ -146,7 +146,7 @@ def parse_toml(data: bytes, where: str) -> Table:
     """
     try:
         return Table(tomllib.loads(data.decode("utf-8")), where)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not TOML: {error}") from error
 
 

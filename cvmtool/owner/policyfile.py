@@ -181,11 +181,7 @@ def _id_block(table: Table) -> IdBlock:
 
 
 def encode_policy(policy: Policy) -> str:
-    """Return the policy as TOML, in a fixed order, ending in a line feed.
-
-    Raises:
-        ConfigError: a text in it cannot stand in a TOML string on one line.
-    """
+    """Return the policy as TOML, in a fixed order, ending in a line feed."""
     lines = [
         f"schema = {_text(POLICY_SCHEMA)}",
         f"roots = {_text(policy.roots)}",
@@ -241,10 +237,8 @@ def encode_policy(policy: Policy) -> str:
 
 
 def _text(value: str) -> str:
-    if not value.isprintable() or not value.isascii():
-        raise ConfigError(f"policy holds the text {value[:80]!r}; required: printable ascii")
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in quoted) + '"'
 
 
 def _texts(values: Iterable[str]) -> str:

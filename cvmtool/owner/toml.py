@@ -127,7 +127,11 @@ class Table:
 
     def wrong(self, key: str, value: object, required: str) -> ConfigError:
         """Return the error that says what `key` holds and what it must hold."""
-        return ConfigError(f"{self.where}.{key} is {str(value)[:80]!r}; required: {required}")
+        try:
+            shown = str(value)[:80]
+        except ValueError:  # Python writes no integer of more than 4300 digits, and hex may say one
+            shown = "a very long number"
+        return ConfigError(f"{self.where}.{key} is {shown!r}; required: {required}")
 
     def _take(self, key: str, kind: type[T], required: str) -> T:
         self._known.add(key)
@@ -171,7 +175,7 @@ def load_table(text: str, what: str) -> Table:
         raise ConfigError(f"{what} has {len(text)} characters; required: at most {MAX_BYTES}")
     try:
         values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError alone: an integer of thousands of digits
         raise ConfigError(f"{what} is not toml: {error}") from None
     if not values:
         raise ConfigError(f"{what} is empty; an empty {what} would accept everything")

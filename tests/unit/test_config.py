@@ -103,7 +103,18 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(levels):
     assert "known keys: host" in refusal.value.hint
 
 
-@pytest.mark.parametrize("content", [b"host = 1\n", b"[host]\n", b"host = ", b"\xff", b'host = "a"\nhost = "b"\n'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"host = 1\n",
+        b"[host]\n",
+        b"host = ",
+        b"\xff",
+        b'host = "a"\nhost = "b"\n',
+        b"host = " + b"9" * 5000,
+        b"host = " + b"[" * 5000,
+    ],
+)
 def test_a_file_that_cannot_be_used_is_named(levels, content):
     load, project, _ = levels
     project.write_bytes(content)

@@ -39,6 +39,14 @@ def test_mutation_is_refused(old: bytes, new: bytes, key: str) -> None:
         parse_recipe(RECIPE.replace(old, new, 1))
 
 
+@pytest.mark.parametrize(
+    "text", ["a = " + "9" * 5000, "a = " + "[" * 5000, "a = \udcff"], ids=["long", "deep", "not utf-8"]
+)
+def test_what_the_toml_reader_chokes_on_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="not TOML"):
+        parse_recipe(text.encode("utf-8", "surrogateescape"))
+
+
 def test_the_request_digest_follows_packages_and_nothing_else() -> None:
     request = parse_recipe(RECIPE).request
     assert parse_recipe(RECIPE.replace(b'"quiet",', b"")).request.digest() == request.digest()

@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cvmtool.errors import ConfigError
@@ -16,6 +17,7 @@ from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
 from cvmtool.owner.floors import built_in_floors
 from cvmtool.owner.policy import IdBlock, KeyKind, MeasurementSet, RevocationRule, RootKind, Rule, baseline
 from cvmtool.owner.policyfile import encode_policy, parse_policy
+from cvmtool.owner.policytext import commented_policy
 
 BASE = baseline(roots=AmdRoots(), measurements=frozenset({b"M" * 48, b"L" * 48}), host_data=frozenset({b"H" * 32}))
 SETS = (
@@ -282,9 +284,20 @@ def test_milan_needs_a_list_of_chips_or_a_word():
     assert replace(BASE, products=milan, allow_milan=True)
 
 
-def test_text_that_toml_cannot_hold_on_a_line_is_not_written():
+@given(st.text(min_size=1, max_size=20))
+@example('two\nlines\x85\u2028, a "quoted" \\ and \x7f, é, \U0001f600')
+def test_whatever_a_policy_says_is_written_and_read_again(text):
+    policy = replace(FULL, providers=frozenset({text}), measurement_sets=(replace(SETS[1], name=text),))
+    assert parse_policy(encode_policy(policy)) == policy
+    assert parse_policy(commented_policy(policy)) == policy
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "0x" + "f" * 5000, "[0x" + "f" * 5000 + "]"], ids=["decimal", "hex", "in a list"]
+)
+def test_a_number_of_thousands_of_digits_is_refused(value):
     with pytest.raises(ConfigError):
-        encode_policy(replace(FULL, providers=frozenset({"two\nlines"})))
+        parse_policy(re.sub("min_report_version = .*", f"min_report_version = {value}", TEXT))
 
 
 @given(st.text(max_size=200))
