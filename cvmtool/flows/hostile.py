@@ -32,15 +32,22 @@ class HostileHost:
         self._hypervisor = hypervisor
         self._tamper = tamper
         self._interpose = interpose
+        self._given: dict[str, LiveDomain] = {}
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._hypervisor, name)
 
     def define(self, xml: str) -> None:
         """Define what the attack makes of the domain."""
+        given = parse_live_domain(xml)
+        self._given[given.name] = given
         if self._tamper is not None:
-            xml = self._tamper(parse_live_domain(xml), xml)
+            xml = self._tamper(given, xml)
         self._hypervisor.define(xml)
+
+    def defined(self, name: str) -> LiveDomain:
+        """Say that nothing was changed."""
+        return self._given[name]
 
     def open_port(self, name: str, port: str) -> socket.socket:
         """Open a port; the agent's with somebody in between."""

@@ -23,6 +23,7 @@ from cvmtool.formats.manifest import Mode
 from cvmtool.host.accelerator import ProbeBoot, probe_kvm
 from cvmtool.host.domain import ROOT_SERIAL, Disk, DomainSpec, Simulation, render_domain
 from cvmtool.host.hypervisor import Hypervisor, MachineState, choose_uri
+from cvmtool.host.live import require_same
 from cvmtool.host.storage import (
     CONSOLE_FILE,
     HASH_TABLE_FILE,
@@ -114,7 +115,7 @@ def start_machine(
         runtime, config = session_dirs()
         uri = settings.host or choose_uri(uid=os.geteuid(), runtime=runtime, config=config)
         hypervisor = open_host(uri, private_dir(settings.state_dir) / LIBVIRT_LOG_FILE)
-        probe = _probe(bundle, manifest, hypervisor.emulator())
+        probe = _probe(bundle, manifest, hypervisor.capabilities().emulator)
         acceleration = probe_kvm(probe, cache=private_dir(settings.probes_dir))
         if acceleration.domain_type == "qemu":
             reporter.notice(f"emulating the CPU (TCG), which is slow: {acceleration.reason}")
@@ -130,6 +131,7 @@ def start_machine(
         _place(spec, bundle, packs, directory, reporter)
         directory.save(MachineRecord(name=name, job=manifest.name, uri=uri, pid=os.getpid()))
         hypervisor.define(render_domain(spec, resources("templates")))
+        require_same(hypervisor.defined(name), spec)
         hypervisor.start(name)
     except BaseException:
         if hypervisor is not None:

@@ -15,7 +15,6 @@ import shutil
 import socket
 import threading
 import time
-import xml.etree.ElementTree as ET
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from cvmtool.errors import ConfigError, HostError
+from cvmtool.host.capabilities import HostCapabilities, parse_capabilities
 from cvmtool.host.embedded import embedded_root, embedded_uri, prepare, session_fits
 from cvmtool.host.live import LiveDomain, is_ours, parse_live_domain
 
@@ -166,20 +166,27 @@ class Hypervisor:
                 self._connection.close()
                 shutil.rmtree(self._root, ignore_errors=True)
 
-    def emulator(self) -> str:
-        """Return the path of the host's QEMU for x86-64.
+    def capabilities(self, *, virt_type: str = "qemu") -> HostCapabilities:
+        """Ask what the host can start with `virt_type`: `qemu` (emulation) or `kvm`.
 
         Raises:
-            HostError: the host has none.
+            HostError: it does not say, has no QEMU, or no KVM.
         """
         try:
-            xml = self._connection.getDomainCapabilities(None, "x86_64", "q35", "qemu")
+            return parse_capabilities(self._connection.getDomainCapabilities(None, "x86_64", "q35", virt_type))
         except self._libvirt.libvirtError as error:
-            raise self._failure("say which QEMU it has", error) from error
-        path = ET.fromstring(xml).findtext("path")  # noqa: S314 - libvirtd's answer over its socket
-        if not path:
-            raise HostError("the host names no QEMU for x86-64", hint="apt-get install qemu-system-x86")
-        return path
+            raise self._failure(f"say what it can start with {virt_type}", error) from error
+
+    def argv(self, xml: str) -> str:
+        """Return the QEMU command line that libvirt would run for a domain, as one shell line.
+
+        Raises:
+            HostError: libvirt refuses the domain.
+        """
+        try:
+            return str(self._connection.domainXMLToNative("qemu-argv", xml, 0))
+        except self._libvirt.libvirtError as error:
+            raise self._failure("turn the machine into a QEMU command", error) from error
 
     def define(self, xml: str) -> None:
         """Define a domain, after libvirt has validated it against its schema.
@@ -204,15 +211,26 @@ class Hypervisor:
         except self._libvirt.libvirtError as error:
             raise self._failure("start the machine", error) from error
 
+    def defined(self, name: str) -> LiveDomain:
+        """Read what a domain would be started with, as libvirt keeps it.
+
+        Raises:
+            HostError: there is no such domain, or its XML is out of shape.
+        """
+        return self._read(name, self._libvirt.VIR_DOMAIN_XML_INACTIVE)
+
     def live(self, name: str) -> LiveDomain:
         """Read what the running domain was given.
 
         Raises:
             HostError: there is no such domain, or its XML is out of shape.
         """
+        return self._read(name, 0)
+
+    def _read(self, name: str, flags: int) -> LiveDomain:
         domain = self._lookup(name)
         try:
-            return parse_live_domain(domain.XMLDesc(0))
+            return parse_live_domain(domain.XMLDesc(flags))
         except self._libvirt.libvirtError as error:
             raise self._failure("read the machine's XML", error) from error
 
