@@ -277,7 +277,6 @@ def _fresh_check(authentic: AuthenticReport, text: str) -> Check:
     actual = authentic.report.report_data
     return Check(
         code="report-data",
-        title="report data",
         actual=actual.hex(),
         required=expected.hex(),
         passed=hmac.compare_digest(actual, expected),

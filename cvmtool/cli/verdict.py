@@ -26,15 +26,13 @@ VERDICTS = {None: "accepted", 4: "malformed", 5: "not-genuine", 6: "refused", 7:
 
 def show_verdict(document: dict[str, Any], checks: tuple[Check, ...], error: CvmError | None, *, as_json: bool) -> None:
     """Write the verdict: the JSON `document` completed, or a table with a line a check."""
-    from dataclasses import asdict
-
     verdict = VERDICTS[None if error is None else error.exit_code]
     if as_json:
         document |= {
             "verdict": verdict,
             "error": None if error is None else error.message,
             "hint": None if error is None else error.hint,
-            "checks": [asdict(check) for check in checks],
+            "checks": [check.to_json() for check in checks],
         }
         print_json(document)
         return

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -387,7 +387,7 @@ def _verdict(attached: Attached) -> bytes:
         "schema": "cvmtool/verdict/v1",
         "simulated": guest.simulated,
         "nonce": attached.nonce.hex(),
-        "checks": [asdict(check) for check in guest.checks],
+        "checks": [check.to_json() for check in guest.checks],
         "unchecked": list(guest.unchecked),
     }
     return json.dumps(verdict, indent=1).encode("utf-8") + b"\n"

@@ -233,8 +233,9 @@ def _check_version(report: Report) -> None:
         raise FormatError(f"mitigation vectors are not zero; required: zero in report version {report.version}")
     if report.vmpl > MAX_VMPL and report.vmpl != VMPL_HOST:
         raise FormatError(f"vmpl is {report.vmpl:#x}; required: 0 to {MAX_VMPL}")
-    if report.line is not None:
-        report.tcbs(report.line)
+    line = report.line
+    if line is not None:
+        report.tcbs(line)
     elif report.version == 2:
         # Zero in both layouts; the rest waits for the certificate to say which line this is.
         for name in ("current_tcb", "reported_tcb", "committed_tcb", "launch_tcb"):
@@ -259,29 +260,28 @@ def parse_report(data: bytes) -> Report:
             hint="is this a container around a report (a vTPM blob, an extended report)? it must be unwrapped first",
         )
     raw: dict[str, Any] = dict(zip(_LAYOUT, _BODY.unpack_from(data), strict=True))
-    algorithm, version = raw["algorithm"], raw["version"]
+    algorithm, signer_info, cpuid = raw.pop("algorithm"), raw.pop("signer_info"), raw.pop("cpuid")
     if algorithm != SIGNATURE_ALGO_P384_SHA384:
         raise FormatError(
             f"signature_algo is {algorithm}; required: {SIGNATURE_ALGO_P384_SHA384} (ecdsa p-384, sha-384)"
         )
-    _must_be_zero("0x4c", raw["reserved_04c"])
-    _must_be_zero("0x18b", raw["reserved_18b"])
-    _must_be_zero("0x208", raw["reserved_208"])
+    _must_be_zero("0x4c", raw.pop("reserved_04c"))
+    _must_be_zero("0x18b", raw.pop("reserved_18b"))
+    _must_be_zero("0x208", raw.pop("reserved_208"))
     _must_be_zero("0x330", data[SIGNED_BYTES + 2 * _COORDINATE :])
-    if version == 2:
-        _must_be_zero("0x188", raw["cpuid"])
-    signer_info = raw["signer_info"]
-    family, model, stepping = raw["cpuid"]
+    has_cpuid = raw["version"] != 2
+    if not has_cpuid:
+        _must_be_zero("0x188", cpuid)
+    raw["policy"] = GuestPolicy(raw["policy"])
+    raw["platform_info"] = PlatformInfo(raw["platform_info"])
+    raw["current_firmware"] = _firmware(raw["current_firmware"], "0x1eb")
+    raw["committed_firmware"] = _firmware(raw["committed_firmware"], "0x1ef")
     return Report(
-        **{name: raw[name] for name in _PLAIN},
-        policy=GuestPolicy(raw["policy"]),
-        platform_info=PlatformInfo(raw["platform_info"]),
+        **raw,
         author_key_en=bool(signer_info & 1),
         mask_chip_key=bool(signer_info & 2),
         signing_key=_signing_key(signer_info),
-        cpuid=None if version == 2 else Cpuid(family=family, model=model, stepping=stepping),
-        current_firmware=_firmware(raw["current_firmware"], "0x1eb"),
-        committed_firmware=_firmware(raw["committed_firmware"], "0x1ef"),
+        cpuid=Cpuid(family=cpuid[0], model=cpuid[1], stepping=cpuid[2]) if has_cpuid else None,
         signature_r=_coordinate("signature_r", data[SIGNED_BYTES:][:_COORDINATE]),
         signature_s=_coordinate("signature_s", data[SIGNED_BYTES + _COORDINATE :][:_COORDINATE]),
     )
@@ -307,6 +307,6 @@ def _firmware(data: bytes, reserved: str) -> FirmwareVersion:
 
 
 def _coordinate(name: str, data: bytes) -> int:
-    if any(data[_COORDINATE_USED:]):
+    if data[_COORDINATE_USED:].strip(b"\0"):
         raise FormatError(f"{name} has more than {_COORDINATE_USED * 8} bits; required: upper 24 bytes zero")
     return int.from_bytes(data, "little")

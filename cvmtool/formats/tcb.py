@@ -55,7 +55,16 @@ _LINES = {
     Silicon.TURIN_DENSE: ProductLine.TURIN,
 }
 
-_CACHE_STEPPING = 2  # Milan-X and Genoa-X, the parts with stacked cache
+# By family and the upper half of the model.
+_SILICON = {
+    (0x19, 0x0): Silicon.MILAN,
+    (0x19, 0x1): Silicon.GENOA,
+    (0x19, 0xA): Silicon.BERGAMO_SIENA,
+    (0x1A, 0x0): Silicon.TURIN,
+    (0x1A, 0x1): Silicon.TURIN_DENSE,
+}
+_STACKED: dict[Silicon | None, Silicon] = {Silicon.MILAN: Silicon.MILAN_X, Silicon.GENOA: Silicon.GENOA_X}
+_CACHE_STEPPING = 2  # of the parts with stacked cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,20 +78,8 @@ class Cpuid:
     @property
     def silicon(self) -> Silicon | None:
         """The silicon of this processor, None for one that cvmtool does not know (its TCB layout is unknown, too)."""
-        high = self.model >> 4
-        stacked = self.stepping == _CACHE_STEPPING
-        match self.family, high:
-            case 0x19, 0x0:
-                return Silicon.MILAN_X if stacked else Silicon.MILAN
-            case 0x19, 0x1:
-                return Silicon.GENOA_X if stacked else Silicon.GENOA
-            case 0x19, 0xA:
-                return Silicon.BERGAMO_SIENA
-            case 0x1A, 0x0:
-                return Silicon.TURIN
-            case 0x1A, 0x1:
-                return Silicon.TURIN_DENSE
-        return None
+        plain = _SILICON.get((self.family, self.model >> 4))
+        return plain if self.stepping != _CACHE_STEPPING else _STACKED.get(plain, plain)
 
     @property
     def line(self) -> ProductLine | None:

@@ -129,7 +129,6 @@ def _fresh(report: Report, nonce: bytes, evidence: Evidence, host_data: bytes) -
     )
     return Check(
         code="report-data",
-        title="report data",
         actual=report.report_data.hex(),
         required=expected.hex(),
         passed=hmac.compare_digest(report.report_data, expected) or hmac.compare_digest(report.report_data, launched),

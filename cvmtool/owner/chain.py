@@ -314,9 +314,7 @@ _WHY = {
 
 
 def _check(code: str, actual: str, required: str, *, passed: bool) -> Check:
-    return Check(
-        code=code, title=code.replace("-", " "), actual=actual, required=required, passed=passed, why=_WHY[code]
-    )
+    return Check(code, actual, required, passed, why=_WHY[code])
 
 
 def _broken_chain(actual: str, required: str) -> NotGenuineError:

@@ -48,14 +48,11 @@ def shortfalls(tcb: Tcb, silicon: Silicon | None, floors: Sequence[Floor]) -> tu
     `silicon` None (a report of version 2 does not say): the floors of every silicon of the line hold, so the doubt
     counts against the report.
     """
-    candidates = {silicon} if silicon is not None else {s for s in Silicon if s.line is tcb.line}
     values = tcb.components()
     return tuple(
         Shortfall(floor=floor, actual=values[floor.component])
-        for floor in floors
-        if not candidates.isdisjoint(floor.silicon)
-        and floor.component in values
-        and values[floor.component] < floor.value
+        for floor in applicable(tcb.line, silicon, floors)
+        if floor.component in values and values[floor.component] < floor.value
     )
 
 

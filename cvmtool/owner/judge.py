@@ -46,21 +46,21 @@ def _origin(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
     report = authentic.report
     roots = policy.trusted_roots()
     kind = RootKind.SIMULATED if authentic.simulated else RootKind.AMD
-    yield _check(
+    yield Check(
         "roots",
         f"{kind} {authentic.root_fingerprint.hex()}",
         roots.describe(authentic.line),
         passed=authentic.simulated == roots.simulated and roots.accepts(authentic.line, authentic.root_fingerprint),
         why="a simulated processor keeps no secret; a real one must not pass for a dry run",
     )
-    yield _check(
+    yield Check(
         "revocation-checked",
         authentic.revocation,
         Revocation.CHECKED if policy.revocation is RevocationRule.REQUIRED else "checked or not",
         passed=authentic.revocation is Revocation.CHECKED or policy.revocation is RevocationRule.REPORT,
         why="without AMD's list an intermediate that AMD withdrew still counts",
     )
-    yield _check(
+    yield Check(
         "product-allowed",
         authentic.line,
         _any_of(policy.products),
@@ -71,16 +71,16 @@ def _origin(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
         else "lines differ in what their owners can do to them",
     )
     key = authentic.vek.kind.name.lower()
-    yield _check(
+    yield Check(
         "key-kind-allowed",
         key,
         _any_of(policy.signing_keys),
-        passed=key in {kind.value for kind in policy.signing_keys},
+        passed=key in policy.signing_keys,
         why="a provider's key does not say which chip signed",
     )
     if policy.chips is not None:
         hwid = authentic.vek.hwid
-        yield _check(
+        yield Check(
             "chip-allowed",
             "masked" if hwid is None else hwid.hex(),
             f"one of {len(policy.chips)} listed chips",
@@ -88,14 +88,14 @@ def _origin(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
             why="a report can be relayed from a machine that the attacker owns",
         )
     if policy.providers is not None and authentic.vek.kind is SigningKey.VLEK:
-        yield _check(
+        yield Check(
             "provider-allowed",
             authentic.vek.csp_id or "none",
             _any_of(policy.providers),
             passed=authentic.vek.csp_id in policy.providers,
             why="each provider has its own key; another's chips are not this one's",
         )
-    yield _check(
+    yield Check(
         "report-version",
         str(report.version),
         f"{policy.min_report_version} or later",
@@ -108,9 +108,10 @@ def _measurement(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
     """Q1, as of the time of verification: a digest that is accepted at any time, or by a set that holds now."""
     value, at = authentic.report.measurement, authentic.verified_at
     named = [entry for entry in policy.measurement_sets if value in entry.digests]
-    accepted = policy.measurements.union(*(entry.digests for entry in policy.measurement_sets if entry.holds(at)))
+    held = (entry.digests for entry in policy.measurement_sets if entry.holds(at))
+    accepted = policy.measurements.union(*held)
     of = ", ".join(f"{entry.name} {entry.period}".rstrip() for entry in named)
-    yield _check(
+    yield Check(
         "measurement",
         f"{value.hex()} (set {of})" if of else value.hex(),
         _any_of(digest.hex() for digest in accepted)
@@ -121,7 +122,7 @@ def _measurement(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
     )
     if policy.revoked_measurements:
         revoked = value in policy.revoked_measurements
-        yield _check(
+        yield Check(
             "measurement-revoked",
             "revoked" if revoked else "not revoked",
             f"none of {len(policy.revoked_measurements)} withdrawn launch digests",
@@ -133,7 +134,7 @@ def _measurement(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
 def _identity(report: Report, policy: Policy, host_data: bytes | None) -> Iterator[Check]:
     """For whom it was launched, who in the guest speaks, and what a signer calls it."""
     if host_data is not None:
-        yield _check(
+        yield Check(
             "host-data",
             report.host_data.hex(),
             host_data.hex(),
@@ -141,14 +142,14 @@ def _identity(report: Report, policy: Policy, host_data: bytes | None) -> Iterat
             why="the launch is for this owner and this job",
         )
     if policy.host_data is not None:
-        yield _check(
+        yield Check(
             "host-data-allowed",
             report.host_data.hex(),
             _any_of(value.hex() for value in policy.host_data),
             passed=report.host_data in policy.host_data,
             why="the launch is for an owner and a job that the policy names",
         )
-    yield _check(
+    yield Check(
         "vmpl",
         str(report.vmpl),
         _any_of(map(str, policy.vmpl)),
@@ -160,7 +161,7 @@ def _identity(report: Report, policy: Policy, host_data: bytes | None) -> Iterat
         ("image-id", report.image_id, policy.image_ids),
     ):
         if wanted is not None:
-            yield _check(
+            yield Check(
                 code,
                 value.hex(),
                 _any_of(name.hex() for name in wanted),
@@ -175,7 +176,7 @@ def _guest_policy(report: Report, policy: Policy) -> Iterator[Check]:
         if rule is not Rule.ANY:
             yield _bit(f"policy-{name}", rule, present=report.policy.has(name), why=_POLICY_WHY[name])
     abi = (report.policy.abi_major, report.policy.abi_minor)
-    yield _check(
+    yield Check(
         "policy-abi",
         f"{abi[0]}.{abi[1]}",
         f"{policy.min_abi[0]}.{policy.min_abi[1]} or later",
@@ -183,7 +184,7 @@ def _guest_policy(report: Report, policy: Policy) -> Iterator[Check]:
         why="the guest refuses to start on firmware that is older than this",
     )
     if policy.guest_policy["migrate-ma"] is Rule.FORBIDDEN:
-        yield _check(
+        yield Check(
             "migration-agent",
             "none" if report.report_id_ma == _NO_MIGRATION_AGENT else report.report_id_ma.hex(),
             "none",
@@ -198,7 +199,7 @@ def _platform(report: Report, policy: Policy) -> Iterator[Check]:
         if rule is not Rule.ANY:
             yield _bit(f"platform-{name}", rule, present=report.platform_info.has(name), why=_PLATFORM_WHY[name])
     unknown = report.platform_info.unknown
-    yield _check(
+    yield Check(
         "platform-unknown",
         f"{unknown:#x}" if unknown else "none",
         "any" if policy.unknown_platform_info is Rule.ANY else "none",
@@ -213,14 +214,14 @@ def _versions(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
         yield _tcb(authentic, policy.tcb_floors)
     if policy.min_firmware is not None:
         versions = (report.current_firmware, report.committed_firmware)
-        yield _check(
+        yield Check(
             "firmware",
             f"current {versions[0]}, committed {versions[1]}",
             f"{policy.min_firmware} or later",
             passed=all(version.key() >= policy.min_firmware.key() for version in versions),
             why="older firmware has holes that the floors do not name",
         )
-    yield _check(
+    yield Check(
         "provisional-firmware",
         f"current {report.current_firmware}, committed {report.committed_firmware}",
         "any" if policy.provisional_firmware is Rule.ANY else "equal",
@@ -229,7 +230,7 @@ def _versions(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
     )
     if policy.mitigations is not None:
         vectors = report.mitigations
-        yield _check(
+        yield Check(
             "mitigations",
             "not reported" if vectors is None else f"launch {vectors[0]:#x}, current {vectors[1]:#x}",
             f"all of {policy.mitigations:#x}",
@@ -240,8 +241,9 @@ def _versions(authentic: AuthenticReport, policy: Policy) -> Iterator[Check]:
 
 def _tcb(authentic: AuthenticReport, floors: tuple[Floor, ...]) -> Check:
     """Q7. A processor for which no floor is known is refused: nothing is known of its holes, either."""
-    if not applicable(authentic.line, authentic.silicon, floors):
-        return _check(
+    held = applicable(authentic.line, authentic.silicon, floors)
+    if not held:
+        return Check(
             "tcb",
             f"no floor known for {authentic.silicon or authentic.line}",
             "one or more",
@@ -256,17 +258,14 @@ def _tcb(authentic: AuthenticReport, floors: tuple[Floor, ...]) -> Check:
         ("launch", tcbs.launch),
     )
     # The four are mostly equal: each different one is compared once.
-    below = {tcb: shortfalls(tcb, authentic.silicon, floors) for tcb in {tcb for _, tcb in named}}
+    below = {tcb: shortfalls(tcb, authentic.silicon, held) for tcb in {tcb for _, tcb in named}}
+    if not any(below.values()):
+        every = f"every floor of {authentic.silicon or authentic.line}"
+        return Check("tcb", str(tcbs.reported), every, passed=True, why=_TCB_WHY)
     short = [(name, s) for name, tcb in named for s in below[tcb]]
     actual = ", ".join(dict.fromkeys(f"{name} {s.floor.component}={s.actual}" for name, s in short))
     required = ", ".join(dict.fromkeys(f"{s.floor.component}>={s.floor.value} ({s.floor.bulletin})" for _, s in short))
-    return _check(
-        "tcb",
-        actual or str(tcbs.reported),
-        required or f"every floor of {authentic.silicon or authentic.line}",
-        passed=not short,
-        why=_TCB_WHY,
-    )
+    return Check("tcb", actual, required, passed=False, why=_TCB_WHY)
 
 
 def _id_block(report: Report, block: IdBlock | None) -> Iterator[Check]:
@@ -274,7 +273,7 @@ def _id_block(report: Report, block: IdBlock | None) -> Iterator[Check]:
     if block is None:
         return
     by_author = report.author_key_en and report.author_key_digest in block.author_keys
-    yield _check(
+    yield Check(
         "id-block",
         f"id key {report.id_key_digest.hex()}, author key "
         + (report.author_key_digest.hex() if report.author_key_en else "none"),
@@ -282,7 +281,7 @@ def _id_block(report: Report, block: IdBlock | None) -> Iterator[Check]:
         passed=by_author or report.id_key_digest in block.id_keys,
         why="somebody whom the owner trusts signed this launch",
     )
-    yield _check(
+    yield Check(
         "guest-svn",
         str(report.guest_svn),
         f"{block.min_guest_svn} or higher",
@@ -318,12 +317,8 @@ _PLATFORM_WHY = {
 
 
 def _bit(code: str, rule: Rule, *, present: bool, why: str) -> Check:
-    return _check(code, "set" if present else "clear", rule, passed=rule.allows(present=present), why=why)
+    return Check(code, "set" if present else "clear", rule, passed=rule.allows(present=present), why=why)
 
 
 def _any_of(values: Iterable[str]) -> str:
     return " or ".join(sorted(values))
-
-
-def _check(code: str, actual: str, required: str, *, passed: bool, why: str) -> Check:
-    return Check(code=code, title=code.replace("-", " "), actual=actual, required=required, passed=passed, why=why)

@@ -179,18 +179,17 @@ def _check_chip(report: Report, vek: Vek) -> Check:
 
 def _check_tcbs(tcbs: Tcbs, vek: Vek) -> tuple[Check, Check]:
     """B3 and B5."""
+    same = tcbs.reported == vek.tcb
+    actual = str(tcbs.reported)
     bound = _require(
-        _check(
-            "tcb-binding", str(tcbs.reported), f"{vek.tcb}, that of its certificate", passed=tcbs.reported == vek.tcb
-        )
+        _check("tcb-binding", actual, f"{actual if same else vek.tcb}, that of its certificate", passed=same)
     )
-    above = {
-        name: sorted({*tcbs.current.below(tcb)})
+    above = [
+        f"{name} above current in {', '.join(sorted(parts))}"
         for name, tcb in (("reported", tcbs.reported), ("committed", tcbs.committed))
-        if tcbs.current.below(tcb)
-    }
-    actual = "; ".join(f"{name} above current in {', '.join(parts)}" for name, parts in above.items())
-    ordered = _check("tcb-order", actual or "none above current", "none above current", passed=not above)
+        if (parts := tcbs.current.below(tcb))
+    ]
+    ordered = _check("tcb-order", "; ".join(above) or "none above current", "none above current", passed=not above)
     return bound, _require(ordered)
 
 
@@ -225,6 +224,4 @@ _WHY = {
 
 
 def _check(code: str, actual: str, required: str, *, passed: bool) -> Check:
-    return Check(
-        code=code, title=code.replace("-", " "), actual=actual, required=required, passed=passed, why=_WHY[code]
-    )
+    return Check(code, actual, required, passed, why=_WHY[code])

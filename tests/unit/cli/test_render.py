@@ -171,13 +171,13 @@ def test_a_table_neither_cuts_nor_folds(capsys):
 
 
 def check(**changes):
-    values = {"code": "c", "title": "title", "actual": "found", "required": "needed", "passed": True, "why": "w"}
+    values = {"code": "title", "actual": "found", "required": "needed", "passed": True, "why": "w"}
     return Check(**values | changes)
 
 
 @given(st.lists(st.tuples(st.text(), st.text(), st.text()), max_size=4), st.integers(40, 200))
 def test_a_verdict_is_one_line_a_check_however_wide(rows, width):
-    checks = tuple(check(title=title, actual=actual, required=required) for title, actual, required in rows)
+    checks = tuple(check(code=title, actual=actual, required=required) for title, actual, required in rows)
     lines = checks_lines(checks, (), width)
     assert len(lines) == len(rows) + 1
     assert all(line.cell_len <= width and "\n" not in line.plain for line in lines)
@@ -185,7 +185,7 @@ def test_a_verdict_is_one_line_a_check_however_wide(rows, width):
 
 def test_a_verdict_names_what_failed_and_what_nobody_asked_for():
     digest = "0123456789abcdef" * 6
-    lines = checks_lines((check(actual=digest), check(title="debug", passed=False)), ("chips",), 80)
+    lines = checks_lines((check(actual=digest), check(code="debug", passed=False)), ("chips",), 80)
     assert [line.plain[:2] for line in lines] == ["  ", "ok", "NO", "--"]
     assert "01234567..cdef" in lines[1].plain
     assert digest not in lines[1].plain
