@@ -94,7 +94,7 @@ def test_the_digest_of_what_libvirt_would_run_is_the_expected_one(bundle: Bundle
     assert isinstance(spec.launch, SnpLaunch)
 
     snp = snp_object(argv)
-    golden("sev-snp-guest.json", json.dumps({**snp, "id-auth": "…", "id-block": "…"}, indent=1, sort_keys=True) + "\n")
+    golden("sev-snp-guest.json", json.dumps({**snp, "id-auth": "-", "id-block": "-"}, indent=1, sort_keys=True) + "\n")
     assert base64.b64decode(str(snp["id-block"])) == spec.launch.id_block.encode()
     assert base64.b64decode(str(snp["id-auth"])) == spec.launch.id_auth.encode()
     assert base64.b64decode(str(snp["host-data"])) == HOST_DATA
@@ -110,7 +110,6 @@ def test_the_digest_of_what_libvirt_would_run_is_the_expected_one(bundle: Bundle
     machine = option(argv, "-machine").split(",")
     assert machine[0] == "pc-q35-10.0"
     assert {"smm=off", "vmport=off", "kernel_irqchip=split", "confidential-guest-support=lsec0"} <= set(machine)
-    assert "-no-reboot" in argv or "action=shutdown" in " ".join(argv) or "reboot=shutdown" in " ".join(argv)
     devices = [json.loads(argv[i + 1]) for i, word in enumerate(argv) if word == "-device"]
     dma = [
         device
