@@ -2,41 +2,68 @@
 # SPDX-License-Identifier: Apache-2.0
 """The root of the command line, and the one place where an error becomes a message and an exit code.
 
-Zone: cli.
+Zone: cli. `COMMANDS` is all that the root knows of what lies below it: the module of a command is imported when it is called.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
 
 from cvmtool import __version__
-from cvmtool.cli import attest, data, image, interrupt, jobs, key, measure, receipt, vm
-from cvmtool.cli.drill import drill
-from cvmtool.cli.train import train
+from cvmtool.cli import interrupt
 from cvmtool.errors import CvmError
 
 _INTERRUPTED = 130
 
+COMMANDS = {
+    "train": "Train on sealed data inside a confidential VM, and bring the model and a receipt home.",
+    "drill": "Attack a dry run in every way we know, and show the refusal that each attack meets.",
+    "image": "Build guest images and training containers, and prove that they can be built again.",
+    "measure": "The launch digest that a machine must have, worked out without it. `measure BUNDLE` measures a guest image.",
+    "attest": "Read an attestation report, and decide whether to believe and accept it.",
+    "data": "Seal data into packs that only an attested guest opens.",
+    "jobs": "Look at the runs that were started from this account.",
+    "vm": "Look at the virtual machines that cvmtool started, and stop them.",
+    "receipt": "Read and verify the receipts of runs, offline.",
+    "key": "The owner's keys: one seed, from which all others follow.",
+}
+"""Name -> what it says of itself in one line. Command or group NAME is the `app` of `cvmtool.cli.NAME`."""
+
+
+class Later(TyperCommand):
+    """A command or group that shows its one line, and is imported when it is called or completed."""
+
+    def load(self) -> TyperCommand | TyperGroup:
+        """Import it. A module of one command holds it under its own name."""
+        group = get_group(import_module(f"cvmtool.cli.{self.name}").app)
+        single = group.commands.get(str(self.name))
+        return single if isinstance(single, TyperCommand) else group
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:  # noqa: ANN401 - click's
+        """Go on with what this stands for: from here on the context has that command."""
+        return self.load().make_context(info_name, args, parent, **extra)
+
+
+class _Commands(TyperGroup):
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - Typer's
+        super().__init__(**options)
+        self.commands = {name: Later(name, help=line) for name, line in COMMANDS.items()}
+
+
 app = typer.Typer(
     name="cvmtool",
+    cls=_Commands,
     help="Train on data nobody else may see: AMD SEV-SNP confidential virtual machines, built, attested and run.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-app.command()(train)
-app.command()(drill)
-app.add_typer(image.app, name="image")
-app.add_typer(measure.app, name="measure")
-app.add_typer(attest.app, name="attest")
-app.add_typer(data.app, name="data")
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(vm.app, name="vm")
-app.add_typer(receipt.app, name="receipt")
-app.add_typer(key.app, name="key")
 
 
 def _version(value: bool) -> None:

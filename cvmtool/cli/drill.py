@@ -13,7 +13,10 @@ import typer
 
 from cvmtool.cli.options import Json
 
+app = typer.Typer()
 
+
+@app.command()
 def drill(
     names: Annotated[list[str] | None, typer.Argument(help="Drills to run; all by default.", metavar="NAME")] = None,
     *,

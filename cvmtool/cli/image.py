@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 if TYPE_CHECKING:
     from cvmtool.image.archive import Archive
@@ -152,6 +151,8 @@ def reproduce(
             differences=list(result.differences),
         )
     else:
+        from rich.console import Console
+
         console = Console()
         for difference in result.differences:
             console.print(difference, markup=False, highlight=False)
@@ -241,6 +242,8 @@ def _load(name: str) -> Bundle:
 @contextmanager
 def _stages() -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
     """Show the running stage on standard error, and each one's duration when it ends."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     started = time.monotonic()
     stage = ""

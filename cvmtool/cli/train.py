@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from cvmtool.flows.train import TrainResult
     from cvmtool.image.bundle import Bundle
 
+app = typer.Typer()
 
+
+@app.command()
 def train(
     job: Annotated[Path, typer.Argument(help="The job file.", metavar="JOB.yaml")],
     *,

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from cvmtool.cli.app import app
+from cvmtool.cli.app import Later, app
 
 HEAD = """\
 # The command line
@@ -24,6 +24,7 @@ def commands() -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def walk(words: tuple[str, ...], command: Any) -> None:
+        command = command.load() if isinstance(command, Later) else command
         inner = getattr(command, "commands", None)
         if inner is None:
             found[" ".join(words)] = command
