@@ -25,7 +25,9 @@ from typing import Any
 from cvmtool.errors import ConfigError, HostError
 from cvmtool.host.capabilities import HostCapabilities, parse_capabilities
 from cvmtool.host.embedded import embedded_root, embedded_uri, prepare, session_fits
+from cvmtool.host.failures import hint
 from cvmtool.host.live import LiveDomain, is_ours, parse_live_domain
+from cvmtool.host.stream import StreamPump
 
 _SETTLE_SECONDS = 10.0  # how long a reopened embedded driver may take to find its domains' monitors again
 
@@ -166,6 +168,18 @@ class Hypervisor:
                 self._connection.close()
                 shutil.rmtree(self._root, ignore_errors=True)
 
+    def version(self) -> tuple[int, int, int]:
+        """Ask for the version of the libvirt there: major, minor, micro.
+
+        Raises:
+            HostError: it does not say.
+        """
+        try:
+            number = self._connection.getLibVersion()
+        except self._libvirt.libvirtError as error:
+            raise self._failure("say which libvirt it has", error) from error
+        return number // 1_000_000, number // 1_000 % 1_000, number % 1_000
+
     def capabilities(self, *, virt_type: str = "qemu") -> HostCapabilities:
         """Ask what the host can start with `virt_type`: `qemu` (emulation) or `kvm`.
 
@@ -304,7 +318,7 @@ class Hypervisor:
         """
         domain = self._lookup(name)
         try:
-            return _StreamPump(self._libvirt, self._connection, domain, port).outside
+            return StreamPump(self._libvirt, self._connection, domain, port).outside
         except self._libvirt.libvirtError as error:
             raise self._failure(f"open the port {port}", error) from error
 
@@ -347,105 +361,10 @@ class Hypervisor:
     def _failure(self, action: str, error: Exception) -> HostError:
         libvirt = self._libvirt
         code = error.get_error_code() if isinstance(error, libvirt.libvirtError) else None
-        hints = {
-            libvirt.VIR_ERR_NO_DOMAIN: "cvmtool vm list shows the machines there are",
-            libvirt.VIR_ERR_OPERATION_FAILED: "is another cvmtool at work on this machine? cvmtool vm list",
-            libvirt.VIR_ERR_CONFIG_UNSUPPORTED: "is QEMU >= 9.2 with x86-64 installed there, and libvirt >= 11? make setup",
-            libvirt.VIR_ERR_SYSTEM_ERROR: "does the host still run? cvmtool vm list",
-        }
-        return HostError(f"the host could not {action}", detail=str(error), hint=hints.get(code) if code else None)
+        return HostError(f"the host could not {action}", detail=str(error), hint=hint(str(error), code))
 
 
 def _connect_hint(uri: str) -> str:
     if uri.startswith("qemu:///embed"):
         return "is the libvirt-daemon-driver-qemu package installed? make setup"
     return f"does it work by hand? virsh -c {uri} list"
-
-
-class _StreamPump:
-    """Carries bytes between a libvirt stream and a socket pair, in the event loop; the far end is `outside`."""
-
-    def __init__(self, libvirt: ModuleType, connection: Any, domain: Any, port: str) -> None:  # noqa: ANN401
-        self._libvirt = libvirt
-        self._hangup = libvirt.VIR_STREAM_EVENT_HANGUP | libvirt.VIR_STREAM_EVENT_ERROR
-        self._stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
-        domain.openChannel(port, self._stream, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
-        self._inside, self.outside = socket.socketpair()
-        self._inside.setblocking(False)  # noqa: FBT003
-        self._to_guest = b""
-        self._from_guest = b""
-        self._over = False
-        self._lock = threading.RLock()
-        with self._lock:
-            self._handle = libvirt.virEventAddHandle(
-                self._inside.fileno(), libvirt.VIR_EVENT_HANDLE_READABLE, self._on_socket, None
-            )
-            self._stream.eventAddCallback(libvirt.VIR_STREAM_EVENT_READABLE | self._hangup, self._on_stream, None)
-
-    def _on_stream(self, _stream: object, events: int, _opaque: object) -> None:
-        with self._lock:
-            if self._over:
-                return
-            try:
-                if events & self._libvirt.VIR_STREAM_EVENT_READABLE and not self._from_guest:
-                    data = self._stream.recv(65_536)
-                    if data == b"":
-                        self._stop(clean=True)
-                        return
-                    if data != -2:  # it would block
-                        self._from_guest = data
-                elif events & self._hangup:
-                    self._stop(clean=False)
-                    return
-                self._move()
-            except (self._libvirt.libvirtError, OSError):
-                self._stop(clean=False)
-
-    def _on_socket(self, _watch: int, _fd: int, events: int, _opaque: object) -> None:
-        readable = self._libvirt.VIR_EVENT_HANDLE_READABLE | self._libvirt.VIR_EVENT_HANDLE_HANGUP
-        with self._lock:
-            if self._over:
-                return
-            try:
-                if events & readable and not self._to_guest:
-                    self._to_guest = self._inside.recv(65_536)
-                    if not self._to_guest:
-                        self._stop(clean=True)
-                        return
-                self._move()
-            except BlockingIOError:
-                return
-            except (self._libvirt.libvirtError, OSError):
-                self._stop(clean=False)
-
-    def _move(self) -> None:
-        if self._to_guest:
-            sent = self._stream.send(self._to_guest)
-            if sent > 0:
-                self._to_guest = self._to_guest[sent:]
-        with suppress(BlockingIOError):
-            while self._from_guest:
-                self._from_guest = self._from_guest[self._inside.send(self._from_guest) :]
-        libvirt = self._libvirt
-        libvirt.virEventUpdateHandle(
-            self._handle,
-            (0 if self._to_guest else libvirt.VIR_EVENT_HANDLE_READABLE)
-            | (libvirt.VIR_EVENT_HANDLE_WRITABLE if self._from_guest else 0),
-        )
-        self._stream.eventUpdateCallback(
-            (0 if self._from_guest else libvirt.VIR_STREAM_EVENT_READABLE)
-            | (libvirt.VIR_STREAM_EVENT_WRITABLE if self._to_guest else 0)
-            | self._hangup
-        )
-
-    def _stop(self, *, clean: bool) -> None:
-        self._over = True
-        self._libvirt.virEventRemoveHandle(self._handle)
-        with suppress(self._libvirt.libvirtError):
-            self._stream.eventRemoveCallback()
-        with suppress(self._libvirt.libvirtError):
-            if clean:
-                self._stream.finish()
-            else:
-                self._stream.abort()
-        self._inside.close()
