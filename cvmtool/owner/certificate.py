@@ -17,6 +17,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -30,13 +31,13 @@ MAX_CERTIFICATES = 16
 """In one blob, and in one verification."""
 
 _NAME_PARTS = {"2.5.4.3": "CN", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST", "2.5.4.10": "O", "2.5.4.11": "OU"}
-_AMD_NAME = (
+_AMD_NAME = [
     ("OU", "Engineering"),
     ("C", "US"),
     ("L", "Santa Clara"),
     ("ST", "CA"),
     ("O", "Advanced Micro Devices"),
-)
+]
 
 # The same in DER, as AMD spells it. Every certificate starts so; a name that does not is read part by part.
 _AMD_RDNS = bytes.fromhex(
@@ -60,8 +61,7 @@ _RSA_BITS = 4096
 _RSA_EXPONENT = 65537
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extension:
+class Extension(NamedTuple):
     """One extension: its raw value (the content of the OCTET STRING) and whether it must be understood."""
 
     critical: bool
@@ -173,11 +173,9 @@ def parse_extensions(sequence: Der, what: str) -> dict[str, Extension]:
     while sequence.peek() is not None:
         entry = sequence.enter(SEQUENCE)
         oid = entry.oid()
-        critical = False
-        if entry.peek() == BOOLEAN:
-            critical = entry.boolean()
-            if not critical:
-                raise FormatError(f"{what} extension {oid} spells out its default; required: der")
+        critical = entry.peek() == BOOLEAN
+        if critical and not entry.boolean():
+            raise FormatError(f"{what} extension {oid} spells out its default; required: der")
         if oid in extensions:
             raise FormatError(f"{what} extension {oid} occurs twice; required: once")
         extensions[oid] = Extension(critical=critical, value=entry.take(OCTET_STRING))
@@ -195,20 +193,26 @@ def amd_common_name(name: bytes) -> str | None:
     """
     content = Der(name, "certificate name").take(SEQUENCE)
     known = content.startswith(_AMD_RDNS)
-    parts = list(_AMD_NAME) if known else []
-    rdns = Der(content[len(_AMD_RDNS) :] if known else content, "certificate name")
+    *others, last = _name_parts(content[len(_AMD_RDNS) :] if known else content) or [("", "")]
+    return last[1] if last[0] == "CN" and others == ([] if known else _AMD_NAME) else None
+
+
+def _name_parts(content: bytes) -> list[tuple[str, str]]:
+    parts = []
+    rdns = Der(content, "certificate name")
     while rdns.peek() is not None:
         rdn = rdns.enter(SET)
         pair = rdn.enter(SEQUENCE)
         parts.append((_NAME_PARTS.get(pair.oid(), "?"), pair.text()))
         pair.finish()
         rdn.finish()
-    if len(parts) != len(_AMD_NAME) + 1 or tuple(parts[:-1]) != _AMD_NAME or parts[-1][0] != "CN":
-        return None
-    return parts[-1][1]
+    return parts
 
 
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s([^-]+)-----END CERTIFICATE-----")
+
+
+_WHITESPACE = b" \t\n\r\v\f"
 
 
 def split_certificates(blob: bytes) -> tuple[bytes, ...]:
@@ -225,7 +229,7 @@ def split_certificates(blob: bytes) -> tuple[bytes, ...]:
     if not found or len(found) != blob.count(b"-----BEGIN ") or len(found) > MAX_CERTIFICATES:
         raise FormatError(f"certificates are neither der nor pem with 1 to {MAX_CERTIFICATES} of them")
     try:
-        return tuple(base64.b64decode(b"".join(body.split()), validate=True) for body in found)
+        return tuple(base64.b64decode(body.translate(None, _WHITESPACE), validate=True) for body in found)
     except binascii.Error as error:
         raise FormatError(f"certificate pem is not base64: {error}") from None
 

@@ -12,7 +12,7 @@ is not in it is refused.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 
 from cvmtool.errors import FormatError
@@ -59,16 +59,17 @@ def _dotted(content: bytes) -> str | None:
 class Der:
     """A cursor over DER elements; `what` names the thing in refusals."""
 
-    __slots__ = ("_at", "_data", "_what")
+    __slots__ = ("_at", "_data", "_size", "_what")
 
     def __init__(self, data: bytes, what: str) -> None:
         self._data = data
+        self._size = len(data)
         self._at = 0
         self._what = what
 
     def peek(self) -> int | None:
         """Return the tag of the next element, None at the end."""
-        return self._data[self._at] if self._at < len(self._data) else None
+        return self._data[self._at] if self._at < self._size else None
 
     def take(self, tag: int) -> bytes:
         """Return the content of the next element, which must have this tag.
@@ -76,21 +77,24 @@ class Der:
         Raises:
             FormatError: another tag, the end, or a length that is not minimal or runs out of bounds.
         """
-        data, at = self._data, self._at
-        # Most elements by far: the right tag, and a length of one byte that fits. Everything else, refusals too, is _bounds'.
-        if at + 1 < len(data) and data[at] == tag and (end := at + 2 + data[at + 1]) <= len(data) and end < at + 0x82:
-            self._at = end
-            return data[at + 2 : end]
-        start, end = self._bounds(tag)
+        data, at, size = self._data, self._at, self._size
+        if at + 2 > size or data[at] != tag:
+            found = f"{data[at]:#04x}" if at < size else "its end"
+            raise FormatError(f"{self._what} has {found} at byte {at}; required: der element {tag:#04x}")
+        length, start = data[at + 1], at + 2
+        if length & 0x80:
+            length, start = self._long_length()
+        end = start + length
+        if end > size:
+            raise FormatError(f"{self._what} has a der element of {length} bytes at byte {at}; {size - start} are left")
         self._at = end
         return data[start:end]
 
     def take_whole(self, tag: int) -> bytes:
         """Return the next element with its header; refusals as `take`."""
         before = self._at
-        _, end = self._bounds(tag)
-        self._at = end
-        return self._data[before:end]
+        self.take(tag)
+        return self._data[before : self._at]
 
     def enter(self, tag: int) -> Der:
         """Return a cursor over the content of the next element; refusals as `take`."""
@@ -102,16 +106,16 @@ class Der:
         Raises:
             FormatError: the cursor is not at the end.
         """
-        if self._at != len(self._data):
-            raise FormatError(f"{self._what} has {len(self._data) - self._at} bytes too many; required: none")
+        if self._at != self._size:
+            raise FormatError(f"{self._what} has {self._size - self._at} bytes too many; required: none")
 
     def integer(self) -> int:
         """Return the next INTEGER, which must not be negative; refusals as `take`."""
         content = self.take(INTEGER)
-        minimal = len(content) == 1 or (len(content) > 1 and (content[0] != 0 or content[1] >= 0x80))
-        if not 0 < len(content) <= MAX_INTEGER_BYTES or not minimal or content[0] >= 0x80:
+        value = int.from_bytes(content, "big")
+        if len(content) > MAX_INTEGER_BYTES or content != value.to_bytes(value.bit_length() // 8 + 1, "big"):
             raise FormatError(f"{self._what} has an integer {content.hex()[:48]}; required: minimal, not negative")
-        return int.from_bytes(content, "big")
+        return value
 
     def boolean(self) -> bool:
         """Return the next BOOLEAN; refusals as `take`."""
@@ -161,30 +165,23 @@ class Der:
         text = digits.decode("ascii")
         if tag == UTC_TIME:  # RFC 5280 4.1.2.5.1
             text = ("19" if text[:2] >= "50" else "20") + text
-        year, month, day, hour, minute, second = int(text[:4]), *(int(text[at : at + 2]) for at in range(4, 14, 2))
         try:
-            return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+            moment = datetime.fromisoformat(f"{text[:8]}T{text[8:]}Z")
         except ValueError:
-            raise FormatError(f"{self._what} has a time {text} that does not exist") from None
+            moment = None
+        if moment is None or text[8:10] == "24":  # in ISO 8601 that is the midnight of the day after
+            raise FormatError(f"{self._what} has a time {text} that does not exist")
+        return moment
 
-    def _bounds(self, tag: int) -> tuple[int, int]:
-        """Return where the content of the next element starts and ends."""
-        data, at = self._data, self._at
-        if at + 2 > len(data) or data[at] != tag:
-            found = f"{data[at]:#04x}" if at < len(data) else "its end"
-            raise FormatError(f"{self._what} has {found} at byte {at}; required: der element {tag:#04x}")
-        length, start = data[at + 1], at + 2
-        if length & 0x80:
-            count = length & 0x7F
-            raw = data[start : start + count]
-            length, start = int.from_bytes(raw, "big"), start + count
-            # Two bytes of length are 64 KiB, above every cap on what reaches this reader.
-            if not 1 <= count <= 2 or len(raw) != count or length < 0x80 or raw[0] == 0:
-                raise FormatError(
-                    f"{self._what} has a der length {raw.hex()} at byte {at}; required: definite, minimal"
-                )
-        if start + length > len(data):
+    def _long_length(self) -> tuple[int, int]:
+        """Return the length of the next element, spelled in more than one byte, and where its content starts."""
+        at = self._at + 2
+        count = self._data[at - 1] & 0x7F
+        raw = self._data[at : at + count]
+        length = int.from_bytes(raw, "big")
+        # Two bytes of length are 64 KiB, above every cap on what reaches this reader.
+        if not 1 <= count <= 2 or len(raw) != count or length < 0x80 or raw[0] == 0:
             raise FormatError(
-                f"{self._what} has a der element of {length} bytes at byte {at}; {len(data) - start} are left"
+                f"{self._what} has a der length {raw.hex()} at byte {self._at}; required: definite, minimal"
             )
-        return start, start + length
+        return length, at + count

@@ -94,6 +94,8 @@ def test_contents_of_every_length_form(size):
         ("time", "170d3235313331373137303434365a"),
         ("time", "170b323530373137313730345a"),
         ("time", "0400"),
+        ("time", "180f32303235303731373234303030305a"),
+        ("time", "170d3235303731373234303030305a"),
     ],
 )
 def test_another_spelling_is_refused(method, data):
