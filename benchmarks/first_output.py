@@ -27,7 +27,9 @@ from pathlib import Path
 from cvmtool.config import load_settings
 from cvmtool.flows.images import bring_up_to_date
 from cvmtool.flows.machine import domain_spec, measured_hashes
-from cvmtool.flows.train import Prepared, prepare, train
+from cvmtool.flows.platform import dry_run
+from cvmtool.flows.prepare import Prepared, prepare
+from cvmtool.flows.train import train
 from cvmtool.host.accelerator import Acceleration
 
 BAR = 3.0
@@ -59,7 +61,7 @@ def whole(prepared: Prepared, settings) -> dict[str, float]:
     """Run the job; return seconds from the VM's start to the stages' ends and the first output."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as results:
-        train(prepared, settings=settings, reporter=clock, results=Path(results))
+        train(prepared, platform=dry_run(settings), settings=settings, reporter=clock, results=Path(results))
     # The VM runs when `start` is done; libvirt's own work before that (some 0.4 s) is in neither A nor B.
     begun = clock.at["start done"]
     names = ("boot done", "attest done", "unlock done", "first output")
@@ -71,7 +73,7 @@ def bare(prepared: Prepared, acceleration: Acceleration) -> float:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spec = domain_spec(
-            "bare", folder, bundle=prepared.bundle, manifest=prepared.manifest, packs=prepared.packs,
+            "bare", str(folder), bundle=prepared.bundle, manifest=prepared.manifest, packs=prepared.packs,
             emulator="qemu-system-x86_64", accelerator=acceleration.domain_type,
         )  # fmt: skip
         (folder / "hashes.bin").write_bytes(measured_hashes(prepared.bundle).table())

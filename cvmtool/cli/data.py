@@ -31,7 +31,7 @@ def pack(
     from cvmtool.cli.render import emit_schema
     from cvmtool.config import load_settings
     from cvmtool.flows.packs import pack_to_file
-    from cvmtool.flows.train import load_keys
+    from cvmtool.flows.prepare import load_keys
 
     descriptor = pack_to_file(source, out, name=name or _name(source), keys=load_keys(load_settings()))
     if as_json:

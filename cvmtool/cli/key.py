@@ -19,7 +19,7 @@ def show(as_json: Json = False) -> None:
     """Show the owner's public key, and the file that holds the seed. Makes the seed at first use."""
     from cvmtool.cli.render import emit_schema
     from cvmtool.config import load_settings
-    from cvmtool.flows.train import load_keys
+    from cvmtool.flows.prepare import load_keys
 
     settings = load_settings()
     keys = load_keys(settings)

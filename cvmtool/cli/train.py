@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cvmtool.cli.files import read_file
 from cvmtool.cli.options import Json
+
+_MAX_POLICY = 1 << 20  # bytes
 
 if TYPE_CHECKING:
     from cvmtool.cli.render import JsonReporter, TerminalReporter
@@ -35,6 +38,19 @@ def train(
     results: Annotated[
         Path | None, typer.Option("--results", help="Where outputs and receipt go.", metavar="DIR")
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--policy", help="What is acceptable; by default cvmtool's baseline for this job.", metavar="FILE"
+        ),
+    ] = None,
+    kds: Annotated[
+        str | None,
+        typer.Option("--kds", envvar="CVMTOOL_KDS", help="AMD's key service, or a mirror of it.", metavar="URL"),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use certificates that the host gives or that are kept; ask nobody.")
+    ] = False,
     boot_timeout: Annotated[
         float, typer.Option("--boot-timeout", help="Seconds that the guest may take to answer.", min=1)
     ] = 300.0,
@@ -45,24 +61,32 @@ def train(
 
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.config import load_settings
-    from cvmtool.errors import ConfigError
-    from cvmtool.flows.train import prepare, read_job
+    from cvmtool.flows.platform import dry_run as simulation
+    from cvmtool.flows.platform import sev_snp
+    from cvmtool.flows.prepare import prepare, read_job
     from cvmtool.flows.train import train as run
+    from cvmtool.owner.kds import AMD_URL
+    from cvmtool.owner.policyfile import parse_policy
 
-    if not dry_run:
-        raise ConfigError(
-            "training on SEV-SNP hardware is not part of this version; only dry runs are",
-            hint=f"cvmtool train {job} --dry-run",
-        )
     settings = load_settings()
     if host is not None:
         settings = replace(settings, host=host)
     reporter = JsonReporter() if as_json else TerminalReporter()
-    if isinstance(reporter, TerminalReporter):
+    if dry_run and isinstance(reporter, TerminalReporter):
         reporter.banner()
+    judged_by = None if policy is None else parse_policy(read_file(policy, most=_MAX_POLICY).decode("utf-8", "replace"))
+    platform = simulation(settings) if dry_run else sev_snp(settings, key_service=None if offline else kds or AMD_URL)
     bundle = _bundle(read_job(job).image, settings, reporter)
     prepared = prepare(job, bundle, settings=settings, reporter=reporter)
-    result = run(prepared, settings=settings, reporter=reporter, results=results, boot_seconds=boot_timeout)
+    result = run(
+        prepared,
+        platform=platform,
+        settings=settings,
+        reporter=reporter,
+        policy=judged_by,
+        results=results,
+        boot_seconds=boot_timeout,
+    )
     _summary(result, reporter)
 
 
@@ -107,4 +131,5 @@ def _summary(result: TrainResult, reporter: JsonReporter | TerminalReporter) -> 
     console.print("check the receipt, and the files with it, at any time and offline:", markup=False)
     words = ["cvmtool", "receipt", "verify", str(receipt), "--policy", str(policy), "--files", str(result.folder)]
     console.print(f"  {shlex.join(words)}", markup=False)
-    console.print(f"job {record.id} done in {sum(record.stages.values()):.1f} s: {BANNER}", markup=False)
+    ending = f": {BANNER}" if record.simulated else ""
+    console.print(f"job {record.id} done in {sum(record.stages.values()):.1f} s{ending}", markup=False)

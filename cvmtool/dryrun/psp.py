@@ -23,8 +23,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from cvmtool.dryrun.amd import Chip, FakeAmd
 from cvmtool.dryrun.faults import Fault
+from cvmtool.dryrun.finish import finish_launch
 from cvmtool.errors import FormatError
 from cvmtool.formats.certtable import CertTable
+from cvmtool.formats.idblock import LaunchIdentity
 from cvmtool.formats.policybits import PLATFORM_BITS, POLICY_BITS, GuestPolicy, PlatformInfo
 from cvmtool.formats.report import VMPL_HOST, FirmwareVersion, Report, SigningKey
 from cvmtool.formats.reportmsg import (
@@ -80,6 +82,7 @@ class LaunchFacts:
 
     `firmware`: the whole image. `hash_table`: the 176 bytes loaded for kernel, initrd and command line, empty if none.
     `host_data`, `report_id`: 32 bytes. `policy`: GUEST_POLICY. `cpu`: QEMU's model. `guest_features`: SEV_FEATURES.
+    `identity`: ID block and authentication, None if the launch has none.
     """
 
     firmware: bytes
@@ -90,6 +93,7 @@ class LaunchFacts:
     policy: int
     report_id: bytes
     guest_features: int = 1
+    identity: LaunchIdentity | None = None
 
     def digest(self) -> bytes:
         """Return the launch digest, 48 bytes.
@@ -108,13 +112,14 @@ class LaunchFacts:
 
 
 class SimulatedPsp:
-    """One virtual machine's secure processor.
+    """One virtual machine's secure processor, at the moment after its launch.
 
     `version` is that of its reports: 3 or 5 (2 with the fault that asks for it).
 
     Raises:
         FormatError: the facts are not those of a launch that a processor would accept.
         ConfigError: as `LaunchFacts.digest`.
+        AppraisalError: the launch is not the one that its ID block is for.
     """
 
     def __init__(self, amd: FakeAmd, facts: LaunchFacts, fault: Fault = Fault.NONE, *, version: int = 5) -> None:
@@ -228,23 +233,27 @@ def _template(line: ProductLine, chip: Chip, facts: LaunchFacts, version: int) -
     """Return the report of a healthy machine, unsigned and over no REPORT_DATA yet."""
     tcb = _HEALTHY[line].encode()
     mitigations = _MITIGATIONS[line] if version >= 5 else 0
+    digest, policy, identity = facts.digest(), GuestPolicy(facts.policy), facts.identity
+    if identity is not None:
+        finish_launch(identity, digest=digest, policy=policy)
+    author = None if identity is None else identity.auth.author
     return Report(
         version=version,
-        guest_svn=0,
-        policy=GuestPolicy(facts.policy),
-        family_id=bytes(16),
-        image_id=bytes(16),
+        guest_svn=0 if identity is None else identity.block.guest_svn,
+        policy=policy,
+        family_id=bytes(16) if identity is None else identity.block.family_id,
+        image_id=bytes(16) if identity is None else identity.block.image_id,
         vmpl=0,
         current_tcb=tcb,
         platform_info=PlatformInfo(sum(1 << PLATFORM_BITS[name] for name in _PLATFORM)),
-        author_key_en=False,
+        author_key_en=author is not None,
         mask_chip_key=False,
         signing_key=SigningKey.VCEK,
         report_data=bytes(64),
-        measurement=facts.digest(),
+        measurement=digest,
         host_data=facts.host_data,
-        id_key_digest=bytes(48),
-        author_key_digest=bytes(48),
+        id_key_digest=bytes(48) if identity is None else identity.auth.key.digest,
+        author_key_digest=bytes(48) if author is None else author.key.digest,
         report_id=facts.report_id,
         report_id_ma=b"\xff" * 32,
         reported_tcb=tcb,

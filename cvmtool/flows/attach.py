@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cvmtool.dryrun.amd import FakeAmd
-from cvmtool.dryrun.faults import Fault
 from cvmtool.errors import CvmError
 from cvmtool.flows.boot import BootWatch
 from cvmtool.flows.cases import save_case
 from cvmtool.flows.machine import Machine
+from cvmtool.flows.platform import Platform
 from cvmtool.flows.reporter import Stage
-from cvmtool.flows.simulate import secure_processor
 from cvmtool.formats.channel import AGENT_PORT
 from cvmtool.formats.evidence import NONCE_SIZE, Evidence
 from cvmtool.formats.job import JobManifest
@@ -44,8 +42,6 @@ class Challenge:
     policy: Policy
     cases_dir: Path
     boot_seconds: float
-    fault: Fault = Fault.NONE
-    """Dry runs: what the simulated processor shall do wrong (`cvmtool drill`)."""
     new_nonce: NonceSource = secrets.token_bytes
 
 
@@ -60,7 +56,7 @@ class Attached:
 
 
 def demand_evidence(
-    machine: Machine, challenge: Challenge, amd: FakeAmd, stack: ExitStack
+    machine: Machine, challenge: Challenge, platform: Platform, stack: ExitStack
 ) -> tuple[AgentChannel, Session, Evidence]:
     """Send a challenge and return the answer, unverified. What was opened is closed with `stack`.
 
@@ -70,7 +66,7 @@ def demand_evidence(
         FreshnessError: the guest was launched for another owner or job.
         FormatError: the answer is malformed.
     """
-    stack.enter_context(secure_processor(machine, amd, fault=challenge.fault))
+    stack.enter_context(platform.processor(machine))
     channel = AgentChannel(machine.hypervisor.open_port(machine.name, AGENT_PORT))
     stack.callback(channel.close)
     session = Session(
@@ -113,7 +109,7 @@ def judge(session: Session, evidence: Evidence, challenge: Challenge) -> Verifie
 
 
 @contextmanager
-def attach(machine: Machine, challenge: Challenge, amd: FakeAmd, *, stage: StageOf) -> Iterator[Attached]:
+def attach(machine: Machine, challenge: Challenge, platform: Platform, *, stage: StageOf) -> Iterator[Attached]:
     """Attest a machine's guest and talk to it while the block runs. `stage` marks the parts.
 
     Raises:
@@ -121,8 +117,9 @@ def attach(machine: Machine, challenge: Challenge, amd: FakeAmd, *, stage: Stage
     """
     with ExitStack() as stack:
         with stage(Stage.BOOT, "booting the measured guest"):
-            channel, session, evidence = demand_evidence(machine, challenge, amd, stack)
+            channel, session, evidence = demand_evidence(machine, challenge, platform, stack)
         with stage(Stage.ATTEST, "judging its evidence"):
+            evidence = platform.complete(evidence, datetime.now(UTC))
             guest = judge(session, evidence, challenge)
             channel.connect(
                 nonce=session.nonce,

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cvmtool.config import Settings, private_dir, write_atomic, write_once
-from cvmtool.data.oci import ImageConfig, OciImage
-from cvmtool.dryrun.amd import FakeAmd
+from cvmtool.config import Settings, write_atomic
 from cvmtool.errors import (
     AppraisalError,
-    ConfigError,
     CvmError,
     FormatError,
     FreshnessError,
@@ -30,6 +26,7 @@ from cvmtool.errors import (
     VerificationError,
 )
 from cvmtool.flows.attach import Attached, Challenge, attach
+from cvmtool.flows.hosts import OpenHost, open_host
 from cvmtool.flows.jobs import (
     EVIDENCE_FILE,
     JOB_FILE,
@@ -42,22 +39,22 @@ from cvmtool.flows.jobs import (
     JobDir,
     JobState,
 )
-from cvmtool.flows.machine import Connect, Machine, connect, start_machine
-from cvmtool.flows.packs import SealedPack, seal_container, seal_tree
+from cvmtool.flows.machine import Machine, start_machine
+from cvmtool.flows.platform import Platform
+from cvmtool.flows.prepare import Prepared
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.flows.results import Fetched, Outcome, bring_home, check_room, read_outcome
 from cvmtool.formats.control import ControlError, LogReader, Op
 from cvmtool.formats.control import Stage as ControlStage
-from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
-from cvmtool.formats.manifest import Mode
+from cvmtool.formats.idblock import P384Key
+from cvmtool.formats.job import JobManifest
 from cvmtool.formats.release import Secrets
 from cvmtool.formats.wire import to_base64
 from cvmtool.host.channel import AgentChannel, GuestError
 from cvmtool.image.bundle import Bundle
-from cvmtool.owner.amdroots import SimulatedRoot
-from cvmtool.owner.jobfile import JobFile, parse_job_file
-from cvmtool.owner.keystore import OwnerKeys, generate_keys, parse_keys
-from cvmtool.owner.policy import Policy, baseline
+from cvmtool.owner.keystore import OwnerKeys
+from cvmtool.owner.launchsign import public_key
+from cvmtool.owner.policy import IdBlock, Policy, Rule, baseline
 from cvmtool.owner.policyfile import encode_policy
 from cvmtool.owner.receipts import verify_receipt
 from cvmtool.owner.seal import seal
@@ -81,137 +78,50 @@ class TrainResult:
     folder: Path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A job ready to be launched."""
+def job_policy(
+    bundle: Bundle, manifest: JobManifest, platform: Platform, *, id_key: P384Key | None = None, smt: bool = True
+) -> Policy:
+    """Return what a run is judged by: the same baseline on hardware and in a dry run, with the platform's own root.
 
-    file: JobFile
-    manifest: JobManifest
-    packs: tuple[SealedPack, ...]
-    keys: OwnerKeys
-    bundle: Bundle
-
-
-def load_keys(settings: Settings) -> OwnerKeys:
-    """Read the owner's keys; make them at first use.
-
-    Raises:
-        ConfigError: the file is damaged.
-    """
-    private_dir(settings.state_dir)
-    try:
-        return parse_keys(settings.keystore.read_bytes())
-    except FileNotFoundError:
-        # Two first uses at once must agree: a pack sealed with keys that were overwritten never opens again.
-        write_once(settings.keystore, generate_keys().encode())
-        return parse_keys(settings.keystore.read_bytes())
-
-
-def read_job(path: Path) -> JobFile:
-    """Read a job file.
-
-    Raises:
-        ConfigError: it cannot be read or is not a job.
-    """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read", detail=str(error)) from error
-    try:
-        return parse_job_file(text)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}", detail=error.detail, hint=error.hint) from error
-
-
-def prepare(path: Path, bundle: Bundle, *, settings: Settings, reporter: Reporter) -> Prepared:
-    """Seal a job's inputs and container and write its manifest.
-
-    Raises:
-        ConfigError: an input is missing, or the container cannot run here.
-        VerificationError: the container is not the one that the job pins.
-    """
-    job = read_job(path)
-    keys = load_keys(settings)
-    base = path.resolve().parent
-    with reporter.stage(Stage.PACK, "sealing inputs"):
-        image = OciImage(job.container_image, job.container_digest, base=base)
-        reporter.step("container")
-        packs = [seal_container(image, settings=settings, keys=keys, progress=reporter.progress)]
-        for name, source in job.inputs.items():
-            reporter.step(name)
-            packs.append(seal_tree(base / source, name, settings=settings, keys=keys, progress=reporter.progress))
-        manifest = make_manifest(job, image.config, keys, packs, salt=secrets.token_bytes(32))
-    return Prepared(file=job, manifest=manifest, packs=tuple(packs), keys=keys, bundle=bundle)
-
-
-def make_manifest(
-    job: JobFile, image: ImageConfig, keys: OwnerKeys, packs: Sequence[SealedPack], *, salt: bytes
-) -> JobManifest:
-    """Merge what the job file and the container image say into the document that a launch commits to.
-
-    Raises:
-        ConfigError: neither names a program, or no guest would take the whole: an environment variable of the image with
-            a name that cannot be passed on, one tree as two inputs, too much text.
-    """
-    args = job.command or image.args
-    if not args:
-        raise ConfigError(
-            "command is empty and the container image has no entry point", hint="set command: in the job file"
-        )
-    env = {**image.env, **job.env}
-    manifest = JobManifest(
-        name=job.name,
-        salt=salt.hex(),
-        owner_key=keys.public.hex(),
-        container=Container(
-            oci_digest=job.container_digest,
-            args=args,
-            env=tuple(sorted(env.items())),
-            workdir=job.workdir or image.workdir,
-        ),
-        packs=tuple(pack.descriptor for pack in packs),
-        outputs=job.outputs,
-        resources=job.resources,
-        limits=job.limits,
-        network=job.network,
-    )
-    try:
-        parse_job_manifest(manifest.encode())  # what the guest would refuse is refused here, before anything starts
-    except FormatError as error:
-        raise ConfigError(f"job {job.name} cannot be run: {error.message}") from error
-    return manifest
-
-
-def dry_run_policy(bundle: Bundle, manifest: JobManifest, amd: FakeAmd) -> Policy:
-    """Return the policy of a dry run: the production baseline with the one difference that the root is this machine's own.
+    `id_key`: who must have signed the launch; None leaves it open. `smt`: whether the host may have SMT on.
 
     Raises:
         FormatError: the image has no launch digest for the job's CPU model and count.
     """
     resources = manifest.resources
-    digest = bundle.manifest.launch_digest(Mode.DRYRUN, resources.cpu, resources.vcpus)
-    return baseline(
-        roots=SimulatedRoot(amd.root_fingerprint),
+    digest = bundle.manifest.launch_digest(platform.mode, resources.cpu, resources.vcpus)
+    policy = baseline(
+        roots=platform.roots,
         measurements=frozenset({digest}),
         host_data=frozenset({manifest.host_data}),
     )
+    if id_key is not None:
+        signer = IdBlock(id_keys=frozenset({id_key.digest}), author_keys=frozenset(), min_guest_svn=0)
+        policy = replace(policy, id_block=signer)
+    if not smt:
+        policy = replace(policy, guest_policy={**policy.guest_policy, "smt": Rule.FORBIDDEN})
+    return policy
 
 
 def train(
     prepared: Prepared,
     *,
+    platform: Platform,
     settings: Settings,
     reporter: Reporter,
+    policy: Policy | None = None,
     results: Path | None = None,
     boot_seconds: float = BOOT_SECONDS,
-    open_host: Connect = connect,
+    open_host: OpenHost = open_host,
 ) -> TrainResult:
-    """Run a prepared job as a dry run and bring its results home. Whatever happens, the machine is gone afterwards.
+    """Run a prepared job and bring its results home. Whatever happens, the machine is gone afterwards.
 
     Args:
         prepared: the job.
+        platform: SEV-SNP, or the simulation of a dry run.
         settings: where things are.
         reporter: who is told.
+        policy: what is acceptable; None means `job_policy`.
         results: where the outputs go; None means `results/JOB-ID` below the working directory.
         boot_seconds: how long the guest may take to answer.
         open_host: opens the host (a test's hostile one).
@@ -224,9 +134,14 @@ def train(
     """
     manifest = prepared.manifest
     check_room(results or Path("results"), manifest, reporter)
-    amd = FakeAmd.load_or_create(settings.dryrun_dir)
-    policy = dry_run_policy(prepared.bundle, manifest, amd)
-    job = JobDir.create(settings.jobs_dir, manifest.name, simulated=True)
+    policy = policy or job_policy(
+        prepared.bundle,
+        manifest,
+        platform,
+        id_key=public_key(prepared.keys.launch_key()),
+        smt=prepared.file.smt,
+    )
+    job = JobDir.create(settings.jobs_dir, manifest.name, simulated=platform.roots.simulated)
     timed = _Timed(reporter, job)
     try:
         job.write(JOB_FILE, prepared.file.text.encode("utf-8"))
@@ -251,7 +166,7 @@ def train(
                 cases_dir=settings.cases_dir,
                 boot_seconds=boot_seconds,
             )
-            result = _run(machine, challenge, amd, job=job, timed=timed, results=results)
+            result = _run(machine, challenge, platform, job=job, timed=timed, results=results)
     except BaseException as error:
         job.finish(_state_of(error), error=_message_of(error))
         raise
@@ -260,16 +175,16 @@ def train(
 
 
 def _run(
-    machine: Machine, challenge: Challenge, amd: FakeAmd, *, job: JobDir, timed: _Timed, results: Path | None
+    machine: Machine, challenge: Challenge, platform: Platform, *, job: JobDir, timed: _Timed, results: Path | None
 ) -> TrainResult:
     manifest = challenge.manifest
-    with attach(machine, challenge, amd, stage=timed.stage) as attached:
+    with attach(machine, challenge, platform, stage=timed.stage) as attached:
         job.write(EVIDENCE_FILE, attached.evidence.encode())
         job.write(VERDICT_FILE, _verdict(attached))
         timed.reporter.verdict(attached.guest)
         channel = attached.channel
         with timed.stage(Stage.UNLOCK, "releasing the keys"):
-            channel.request(Op.CONFIGURE, manifest=to_base64(manifest.encode()))
+            configure(attached, manifest)
             release_keys(attached, challenge.keys, manifest)
         with timed.stage(Stage.TRAIN, "training"):
             channel.request(Op.RUN)
@@ -303,6 +218,12 @@ def _run(
             hint=f"what did is in {folder}; cvmtool jobs logs {job.record.id}",
         )
     return TrainResult(job=job, outcome=outcome, outputs=outputs, folder=folder)
+
+
+def configure(attached: Attached, manifest: JobManifest) -> None:
+    """Hand the guest its job, and the certificates that its receipt is to carry so that it verifies offline."""
+    certificates = to_base64(attached.evidence.cert_table)
+    attached.channel.request(Op.CONFIGURE, manifest=to_base64(manifest.encode()), certificates=certificates)
 
 
 def release_keys(attached: Attached, keys: OwnerKeys, manifest: JobManifest) -> None:

@@ -29,6 +29,7 @@ ID_BLOCK_BYTES = 96
 ID_AUTH_BYTES = 4096
 KEY_BYTES = 0x404
 SIGNATURE_BYTES = 512
+NAME_BYTES = 16  # FAMILY_ID and IMAGE_ID
 ID_BLOCK_VERSION = 1
 ALGORITHM_P384_SHA384 = 1
 CURVE_P384 = 2
@@ -52,7 +53,7 @@ class IdBlock:
     policy: GuestPolicy = field(default_factory=lambda: GuestPolicy(0x30000))
 
     def __post_init__(self) -> None:
-        for name, size in (("digest", 48), ("family_id", 16), ("image_id", 16)):
+        for name, size in (("digest", 48), ("family_id", NAME_BYTES), ("image_id", NAME_BYTES)):
             if len(getattr(self, name)) != size:
                 raise FormatError(f"id block {name} has {len(getattr(self, name))} bytes; required: {size}")
         if not 0 <= self.guest_svn < 1 << 32:
@@ -151,6 +152,14 @@ class IdAuth:
             b"" if self.author is None else self.author.key.encode(),
             b"",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchIdentity:
+    """What a launch is signed as: the ID block, and who signed it."""
+
+    block: IdBlock
+    auth: IdAuth
 
 
 def parse_id_auth(data: bytes) -> IdAuth:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.control import CONTROL_ADDRESS, ControlError, Op
+from cvmtool.formats.evidence import MAX_CERT_TABLE
 from cvmtool.formats.job import MAX_MANIFEST
 from cvmtool.formats.release import MAX_SECRETS
 from cvmtool.formats.wire import (
@@ -110,13 +111,20 @@ class ControlService:
             RefusedError: it cannot be done, or not now.
         """
         what = f"request {op.value}"
-        fields = {Op.CONFIGURE: {"manifest"}, Op.RELEASE: {"sealed"}, Op.LOGS: {"offset"}, Op.FETCH: {"name", "offset"}}
+        fields = {
+            Op.CONFIGURE: {"manifest", "certificates"},
+            Op.RELEASE: {"sealed"},
+            Op.LOGS: {"offset"},
+            Op.FETCH: {"name", "offset"},
+        }
         members(request, what=what, required={"op"} | fields.get(op, set()))
         match op:
             case Op.STATUS:
                 return self._job.status(), None
             case Op.CONFIGURE:
-                self._job.configure(parse_base64(request["manifest"], what=f"{what}.manifest", limit=MAX_MANIFEST))
+                manifest = parse_base64(request["manifest"], what=f"{what}.manifest", limit=MAX_MANIFEST)
+                table = parse_base64(request["certificates"], what=f"{what}.certificates", limit=MAX_CERT_TABLE)
+                self._job.configure(manifest, certificates=table)
                 return {}, None
             case Op.RELEASE:
                 sealed = parse_base64(request["sealed"], what=f"{what}.sealed", limit=MAX_SECRETS)

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -82,6 +82,7 @@ class Job:
         self._changing = threading.Lock()
         self._stage = Stage.WAITING
         self._manifest: JobManifest | None = None
+        self._certificates = b""
         self._released: Attested | None = None
         self._log: LogBook | None = None
         self._results: _Results | None = None
@@ -91,8 +92,12 @@ class Job:
         results = self._results
         return {"stage": self._stage.value, "exit_code": results.outcome.exit_code if results else None}
 
-    def configure(self, data: bytes) -> None:
+    def configure(self, data: bytes, *, certificates: bytes) -> None:
         """Take the manifest that HOST_DATA commits to. Again is fine.
+
+        `certificates`: the certificate table with which the owner verified this guest's report, at most 32,768 bytes. It goes
+        into the receipt, which then verifies offline even where the host hands no certificates over; nothing else is made
+        of it here, and whoever reads the receipt verifies it again.
 
         Raises:
             RefusedError: `manifest`.
@@ -113,6 +118,7 @@ class Job:
                 raise RefusedError(ControlError.MANIFEST, "manifest.owner_key is not the launch's owner")
             if self._stage is Stage.WAITING:
                 self._manifest = manifest
+                self._certificates = certificates
                 self._stage = Stage.CONFIGURED
                 self._console.say(Word.ATTESTED)
 
@@ -139,7 +145,7 @@ class Job:
                 opened[:] = bytes(len(opened))
             passphrases = {root: bytearray(passphrase) for root, passphrase in secrets.packs.items()}
             timings = self._hands.open_packs(manifest, passphrases, self._places)
-            self._released = attested
+            self._released = replace(attested, evidence=replace(attested.evidence, cert_table=self._certificates))
             self._stage = Stage.UNLOCKED
             self._console.say(Word.UNLOCKED)
             return timings

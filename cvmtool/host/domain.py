@@ -20,7 +20,7 @@ import jinja2
 from cvmtool.errors import ConfigError
 from cvmtool.formats.channel import AGENT_PORT, PSP_PORT
 from cvmtool.formats.evidence import HOST_DATA_SIZE
-from cvmtool.formats.idblock import IdAuth, IdBlock
+from cvmtool.formats.idblock import LaunchIdentity
 from cvmtool.formats.policybits import GuestPolicy
 from cvmtool.formats.wire import parse_hex, to_base64
 from cvmtool.host.storage import VM_NAME
@@ -67,8 +67,6 @@ class SnpLaunch:
     machine: str
     cbitpos: int
     reduced_phys_bits: int
-    id_block: IdBlock | None = None
-    id_auth: IdAuth | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +89,8 @@ class DomainSpec:
     disks: tuple[Disk, ...]
     console: str
     launch: Simulation | SnpLaunch
+    identity: LaunchIdentity | None = None
+    """The owner's signature of the launch digest: without it firmware starts whatever the host gives it."""
     placement: Placement = field(default_factory=Placement)
 
 
@@ -104,8 +104,8 @@ def render_domain(spec: DomainSpec, templates: Path) -> str:
 
     Raises:
         ConfigError: the name cannot be a machine's, a path holds a comma (QEMU's options end there), or the placement
-            does not fit; of an SEV-SNP launch also: a machine type without a version, an ID block without its
-            authentication or for another policy.
+            does not fit, or the ID block is for another policy; of an SEV-SNP launch also: a machine type without a version,
+            or a policy that lets the host debug or migrate it.
         FormatError: host data or policy is malformed.
     """
     if not VM_NAME.fullmatch(spec.name):
@@ -115,11 +115,20 @@ def render_domain(spec: DomainSpec, templates: Path) -> str:
         raise ConfigError(
             f"placement names {len(pinned)} host CPUs for {spec.vcpus} virtual ones; one each is required"
         )
+    identity = spec.identity
+    if identity is not None and identity.block.policy != GuestPolicy(int(spec.policy, 16)):
+        raise ConfigError(
+            f"the ID block is for policy {identity.block.policy.value:#x} and the launch has {spec.policy}; "
+            "the same is required",
+            hint="the firmware refuses such a launch at its end: sign the ID block again",
+        )
     values = {
         **asdict(spec),
         "disks": [{**asdict(disk), "target": f"vd{chr(97 + i)}"} for i, disk in enumerate(spec.disks)],
         "uuid": domain_uuid(spec.name),
         "agent_port": AGENT_PORT,
+        "id_block": "" if identity is None else to_base64(identity.block.encode()),
+        "id_auth": "" if identity is None else to_base64(identity.auth.encode()),
         **(_simulated(spec.launch) if isinstance(spec.launch, Simulation) else _confidential(spec, spec.launch)),
     }
     environment = jinja2.Environment(
@@ -153,25 +162,15 @@ def _confidential(spec: DomainSpec, launch: SnpLaunch) -> dict[str, object]:
     policy = GuestPolicy(int(spec.policy, 16))
     if policy.has("debug") or policy.has("migrate-ma"):
         raise ConfigError(f"policy is {spec.policy}; debug (bit 19) and migration (bit 18) off are required")
-    if (launch.id_block is None) != (launch.id_auth is None):
-        raise ConfigError("an ID block comes with its authentication, or neither does; both are required")
-    if launch.id_block is not None and launch.id_block.policy != policy:
-        raise ConfigError(
-            f"the ID block is for policy {launch.id_block.policy.value:#x} and the launch has {spec.policy}; "
-            "the same is required",
-            hint="the firmware refuses such a launch at its end: sign the ID block again",
-        )
-    auth = launch.id_auth
+    identity = spec.identity
     return {
         "simulated": "false",
         "accelerator": "kvm",
         "machine": launch.machine,
         "confidential": True,
-        "author_key": "yes" if auth is not None and auth.author is not None else "no",
+        "author_key": "yes" if identity is not None and identity.auth.author is not None else "no",
         "vcek": "yes",  # a provider's key instead of the chip's is the owner's policy to accept, and the host's to have
         "cbitpos": launch.cbitpos,
         "reduced_phys_bits": launch.reduced_phys_bits,
-        "id_block": "" if launch.id_block is None else to_base64(launch.id_block.encode()),
-        "id_auth": "" if auth is None else to_base64(auth.encode()),
         "launch_host_data": to_base64(parse_hex(spec.host_data, HOST_DATA_SIZE, what="host data")),
     }

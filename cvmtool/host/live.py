@@ -25,7 +25,7 @@ _MAX_BLOB = 8192  # bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveSnp:
-    """The launch security of a domain. Blobs are as the host holds them; an empty one is absent."""
+    """The launch security of a domain."""
 
     machine: str
     cbitpos: int
@@ -35,8 +35,6 @@ class LiveSnp:
     author_key: bool
     vcek: bool
     host_data: bytes
-    id_block: bytes
-    id_auth: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +55,9 @@ class LiveDomain:
     cmdline: str
     disks: tuple[Disk, ...]
     console: str
+    id_block: bytes
+    id_auth: bytes
+    """ID block and its authentication as the host holds them; empty: there is none."""
     simulation: Simulation | None
     """Of a dry run."""
     snp: LiveSnp | None
@@ -89,6 +90,10 @@ def parse_live_domain(xml: str) -> LiveDomain:
         root = ET.fromstring(xml)  # noqa: S314 - libvirtd's answer over its socket; expat has no network entities
         cvm = _one(root, f"metadata/{_CVM}vm")
         simulated = _text(cvm, f"{_CVM}simulated") == "true"
+        # libvirt has a place for the launch's identity; a dry run, which has no launch security, keeps it with the rest.
+        identity, names = (cvm, (f"{_CVM}id-block", f"{_CVM}id-auth"))
+        if not simulated:
+            identity, names = (_one(root, "launchSecurity"), ("idBlock", "idAuth"))
         return LiveDomain(
             name=_text(root, "name"),
             job=_text(cvm, f"{_CVM}job"),
@@ -111,6 +116,8 @@ def parse_live_domain(xml: str) -> LiveDomain:
                 for disk in root.findall("devices/disk")
             ),
             console=_one(root, "devices/serial/source").get("path", ""),
+            id_block=_blob(identity, names[0]),
+            id_auth=_blob(identity, names[1]),
             simulation=_simulation(root) if simulated else None,
             snp=None if simulated else _launch_security(root),
         )
@@ -139,8 +146,6 @@ def _launch_security(root: ET.Element) -> LiveSnp:
         author_key=security.get("authorKey") == "yes",
         vcek=security.get("vcek", "yes") == "yes",
         host_data=_blob(security, "hostData"),
-        id_block=_blob(security, "idBlock"),
-        id_auth=_blob(security, "idAuth"),
     )
 
 
@@ -167,23 +172,22 @@ def require_same(live: LiveDomain, spec: DomainSpec) -> None:
 def _measured(spec: DomainSpec) -> dict[str, object]:
     same = ("vcpus", "cpu", "firmware", "kernel", "initrd", "cmdline", "disks", "host_data", "policy")
     wanted: dict[str, object] = {name: getattr(spec, name) for name in same}
+    wanted["id_block"] = b"" if spec.identity is None else spec.identity.block.encode()
+    wanted["id_auth"] = b"" if spec.identity is None else spec.identity.auth.encode()
     wanted["launch"] = spec.launch if isinstance(spec.launch, Simulation) else _expected(spec, spec.launch)
     return wanted
 
 
 def _expected(spec: DomainSpec, launch: SnpLaunch) -> LiveSnp:
-    auth = launch.id_auth
     return LiveSnp(
         machine=launch.machine,
         cbitpos=launch.cbitpos,
         reduced_phys_bits=launch.reduced_phys_bits,
         policy=int(spec.policy, 16),
         kernel_hashes=True,
-        author_key=auth is not None and auth.author is not None,
+        author_key=spec.identity is not None and spec.identity.auth.author is not None,
         vcek=True,
         host_data=bytes.fromhex(spec.host_data),
-        id_block=b"" if launch.id_block is None else launch.id_block.encode(),
-        id_auth=b"" if auth is None else auth.encode(),
     )
 
 

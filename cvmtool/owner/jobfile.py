@@ -65,6 +65,8 @@ class JobFile:
     inputs: Mapping[str, str]
     outputs: tuple[Output, ...]
     resources: Resources
+    smt: bool
+    """Whether the host may have SMT switched on: its threads share a core's caches, which leak timing."""
     limits: Limits
     network: Network
     text: str = field(repr=False)
@@ -134,7 +136,8 @@ def parse_job_file(text: str) -> JobFile:
     network = job.text("network", None, default="none")
     if network not in tuple(Network):
         raise ConfigError(f"network is {network!r}; 'none' is required", hint="allow-lists come with a later version")
-    resources = _resources(job.child("resources", default={}))
+    machine = job.child("resources", default={})
+    resources = _resources(machine)
     return JobFile(
         name=name,
         image=job.text("image", NAME, "the name of a guest image", default="base"),
@@ -146,6 +149,7 @@ def parse_job_file(text: str) -> JobFile:
         inputs=_inputs(job.child("inputs", default={})),
         outputs=_outputs(job.child("outputs")),
         resources=resources,
+        smt=machine.boolean("smt", default=True),
         limits=_limits(job.child("limits", default={}), resources),
         network=Network(network),
         text=text,
@@ -190,6 +194,12 @@ class _Reader:
         value = self.value.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise ConfigError(f"{self._name(key)} is {_shown(value)}; a number from {least} to {most} is required")
+        return value
+
+    def boolean(self, key: str, *, default: bool) -> bool:
+        value = self.value.get(key, default)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{self._name(key)} is {_shown(value)}; true or false is required")
         return value
 
     def strings(self, key: str) -> tuple[str, ...]:
@@ -244,7 +254,7 @@ def _is_text(value: str) -> bool:
 
 
 def _resources(reader: _Reader) -> Resources:
-    reader.only("vcpus", "memory", "cpu")
+    reader.only("vcpus", "memory", "cpu", "smt")
     memory = reader.mib("memory", "1GiB")
     if memory < MIN_MEMORY_MIB:
         raise ConfigError(f"resources.memory is {memory} MiB; at least {MIN_MEMORY_MIB} are required")

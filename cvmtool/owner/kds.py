@@ -95,10 +95,8 @@ def inquire(report: Report, line: ProductLine | None = None) -> Inquiry:
     return Inquiry(line=found, kind=report.signing_key, hwid=hwid, tcb=report.tcbs(found).reported)
 
 
-def bundle(report: bytes, certificates: Iterable[bytes], crl: bytes | None) -> bytes:
-    """Return one file that verifies anywhere: the report and a certificate table, as an extended report has them.
-
-    `report`: 1184 bytes. `certificates`: DER or PEM in any order; each finds its place by its name.
+def certificate_table(certificates: Iterable[bytes], crl: bytes | None) -> CertTable:
+    """Return a certificate table of `certificates` (DER or PEM, in any order) and the list; each finds its place by its name.
 
     Raises:
         FormatError: a certificate is none, is not AMD's, or there are two for one place.
@@ -111,7 +109,16 @@ def bundle(report: bytes, certificates: Iterable[bytes], crl: bytes | None) -> b
                 entries.append((kind, der))
     if crl is not None:
         entries.append((CertKind.CRL, crl))
-    return report + CertTable(tuple(entries)).encode()
+    return CertTable(tuple(entries))
+
+
+def bundle(report: bytes, certificates: Iterable[bytes], crl: bytes | None) -> bytes:
+    """Return one file that verifies anywhere: the report (1184 bytes) and its table, as an extended report has them.
+
+    Raises:
+        FormatError: as `certificate_table`.
+    """
+    return report + certificate_table(certificates, crl).encode()
 
 
 def _kind(name: str | None) -> CertKind:

@@ -13,18 +13,21 @@ import secrets
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cvmtool.errors import ConfigError
 from cvmtool.formats.pack import PASSPHRASE_SIZE
+from cvmtool.formats.report import P384_ORDER
 from cvmtool.formats.wire import lp
 
 SEED_SIZE = 32  # bytes
 _FILE_PREFIX = "CVMTOOL-OWNER-SEED-1 "
 _OWNER = b"cvmtool/v1/owner-ssh"
 _PACK = b"cvmtool/v1/pack-passphrase"
+_LAUNCH = b"cvmtool/v1/launch-id-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,12 @@ class OwnerKeys:
     def pack_passphrase(self, luks_uuid: str) -> bytes:
         """Return the passphrase (32 bytes) of the pack with that LUKS UUID."""
         return self._derive(lp(_PACK, luks_uuid.encode("ascii")), PASSPHRASE_SIZE)
+
+    def launch_key(self) -> ec.EllipticCurvePrivateKey:
+        """Return the ID key (P-384) that signs the launches of this owner: firmware takes no Ed25519."""
+        # FIPS 186-5 A.2.1: 64 bits more than the order has, so that the remainder is even to 2^-64.
+        wide = int.from_bytes(self._derive(lp(_LAUNCH), 56), "big")
+        return ec.derive_private_key(wide % (P384_ORDER - 1) + 1, ec.SECP384R1())
 
     def _signing_key(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self._derive(lp(_OWNER), 32))

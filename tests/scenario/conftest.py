@@ -18,7 +18,7 @@ import pytest
 from cvmtool.cli.render import JsonReporter
 from cvmtool.config import Settings, load_settings
 from cvmtool.flows.images import bring_up_to_date
-from cvmtool.flows.train import Prepared, prepare
+from cvmtool.flows.prepare import Prepared, prepare
 from cvmtool.image.archive import find_archive
 from cvmtool.image.bundle import Bundle
 from cvmtool.image.container import build_container, pin

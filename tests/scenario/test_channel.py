@@ -18,7 +18,9 @@ from cvmtool.dryrun.amd import FakeAmd
 from cvmtool.errors import FreshnessError, HostError
 from cvmtool.flows.attach import Challenge, attach, demand_evidence, judge
 from cvmtool.flows.machine import Machine, start_machine
-from cvmtool.flows.train import BOOT_SECONDS, Prepared, dry_run_policy
+from cvmtool.flows.platform import DryRun
+from cvmtool.flows.prepare import Prepared
+from cvmtool.flows.train import BOOT_SECONDS, configure, job_policy
 from cvmtool.formats.channel import AGENT_PORT
 from cvmtool.formats.control import Op
 from cvmtool.formats.wire import to_base64
@@ -32,8 +34,8 @@ def no_stage(_stage: object, _text: str) -> nullcontext[None]:
 
 
 @pytest.fixture(scope="module")
-def amd(settings: Settings) -> FakeAmd:
-    return FakeAmd.load_or_create(settings.dryrun_dir)
+def platform(settings: Settings) -> DryRun:
+    return DryRun(amd=FakeAmd.load_or_create(settings.dryrun_dir))
 
 
 @pytest.fixture(scope="module")
@@ -51,30 +53,30 @@ def machine(prepared: Prepared, settings: Settings) -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="module")
-def challenge(prepared: Prepared, settings: Settings, amd: FakeAmd) -> Challenge:
+def challenge(prepared: Prepared, settings: Settings, platform: DryRun) -> Challenge:
     return Challenge(
         keys=prepared.keys,
         manifest=prepared.manifest,
-        policy=dry_run_policy(prepared.bundle, prepared.manifest, amd),
+        policy=job_policy(prepared.bundle, prepared.manifest, platform),
         cases_dir=settings.cases_dir,
         boot_seconds=BOOT_SECONDS,
     )
 
 
-def test_reconnect_after_cut(machine: Machine, challenge: Challenge, amd: FakeAmd) -> None:
+def test_reconnect_after_cut(machine: Machine, challenge: Challenge, platform: DryRun) -> None:
     boots = set()
     for _ in range(5):
-        with attach(machine, challenge, amd, stage=no_stage) as attached:
+        with attach(machine, challenge, platform, stage=no_stage) as attached:
             assert attached.channel.request(Op.STATUS)["stage"] == "waiting"
             boots.add(attached.evidence.hpke_key)
             attached.channel._port.close()  # the wire is cut, in the middle of a session
     assert len(boots) == 1  # the same boot answered, over a new nonce each time
 
 
-def test_second_client_takes_over(machine: Machine, challenge: Challenge, amd: FakeAmd) -> None:
+def test_second_client_takes_over(machine: Machine, challenge: Challenge, platform: DryRun) -> None:
     with ExitStack() as stack:
-        first = stack.enter_context(attach(machine, challenge, amd, stage=no_stage))
-        second = stack.enter_context(attach(machine, challenge, amd, stage=no_stage))
+        first = stack.enter_context(attach(machine, challenge, platform, stage=no_stage))
+        second = stack.enter_context(attach(machine, challenge, platform, stage=no_stage))
         assert second.channel.request(Op.STATUS)["ok"] is True
         with pytest.raises(HostError):
             first.channel.request(Op.STATUS)
@@ -83,16 +85,18 @@ def test_second_client_takes_over(machine: Machine, challenge: Challenge, amd: F
 @pytest.mark.parametrize(
     "garbage", [b"\0" * 100_000, secrets.token_bytes(4096), b"GET / HTTP/1.1\r\n\r\n", b"\nCVM1 OPEN 00"]
 )
-def test_garbage_on_the_port_is_ignored(garbage: bytes, machine: Machine, challenge: Challenge, amd: FakeAmd) -> None:
+def test_garbage_on_the_port_is_ignored(
+    garbage: bytes, machine: Machine, challenge: Challenge, platform: DryRun
+) -> None:
     port = machine.hypervisor.open_port(machine.name, AGENT_PORT)
     port.sendall(garbage)
     port.close()
-    with attach(machine, challenge, amd, stage=no_stage) as attached:
+    with attach(machine, challenge, platform, stage=no_stage) as attached:
         assert attached.channel.request(Op.STATUS)["ok"] is True
 
 
-def test_other_host_key_is_refused(machine: Machine, challenge: Challenge, amd: FakeAmd, stack: ExitStack) -> None:
-    channel, session, evidence = demand_evidence(machine, challenge, amd, stack)
+def test_other_host_key_is_refused(machine: Machine, challenge: Challenge, platform: DryRun, stack: ExitStack) -> None:
+    channel, session, evidence = demand_evidence(machine, challenge, platform, stack)
     judge(session, evidence, challenge)
     signed = []
     with pytest.raises(FreshnessError):
@@ -105,16 +109,16 @@ def test_other_host_key_is_refused(machine: Machine, challenge: Challenge, amd: 
     assert signed == []  # the owner did not even try to log in
 
 
-def test_another_owner_is_refused_by_the_guest(machine: Machine, challenge: Challenge, amd: FakeAmd) -> None:
+def test_another_owner_is_refused_by_the_guest(machine: Machine, challenge: Challenge, platform: DryRun) -> None:
     from cvmtool.owner.keystore import generate_keys
 
     stranger = replace(challenge, keys=generate_keys())
-    with pytest.raises(FreshnessError), attach(machine, stranger, amd, stage=no_stage):
+    with pytest.raises(FreshnessError), attach(machine, stranger, platform, stage=no_stage):
         pass
 
 
-def test_session_gets_no_shell(machine: Machine, challenge: Challenge, amd: FakeAmd) -> None:
-    with attach(machine, challenge, amd, stage=no_stage) as attached:
+def test_session_gets_no_shell(machine: Machine, challenge: Challenge, platform: DryRun) -> None:
+    with attach(machine, challenge, platform, stage=no_stage) as attached:
         transport = attached.channel._ssh()
         with pytest.raises(paramiko.ChannelException):
             transport.open_session()  # no session channel at all: no exec, no PTY, no subsystem, no SFTP
@@ -125,8 +129,8 @@ def test_session_gets_no_shell(machine: Machine, challenge: Challenge, amd: Fake
             transport.request_port_forward("127.0.0.1", 0)
 
 
-def test_operations_out_of_order_are_refused(machine: Machine, challenge: Challenge, amd: FakeAmd) -> None:
-    with attach(machine, challenge, amd, stage=no_stage) as attached:
+def test_operations_out_of_order_are_refused(machine: Machine, challenge: Challenge, platform: DryRun) -> None:
+    with attach(machine, challenge, platform, stage=no_stage) as attached:
         for op, fields in (
             (Op.RUN, {}),
             (Op.RESULTS, {}),
@@ -137,25 +141,25 @@ def test_operations_out_of_order_are_refused(machine: Machine, challenge: Challe
                 attached.channel.request(op, **fields)
             assert refused.value.error == "order"
         with pytest.raises(GuestError) as refused:
-            attached.channel.request(Op.CONFIGURE, manifest=to_base64(b"{}"))
+            attached.channel.request(Op.CONFIGURE, manifest=to_base64(b"{}"), certificates="")
         assert refused.value.error == "manifest"
 
 
-def test_secret_of_another_session_does_not_open(machine: Machine, challenge: Challenge, amd: FakeAmd) -> None:
+def test_secret_of_another_session_does_not_open(machine: Machine, challenge: Challenge, platform: DryRun) -> None:
     from cvmtool.formats.release import Secrets
     from cvmtool.owner.seal import seal
 
     packs = {pack.root_hash: challenge.keys.pack_passphrase(pack.luks_uuid) for pack in challenge.manifest.packs}
-    with attach(machine, challenge, amd, stage=no_stage) as attached:
+    with attach(machine, challenge, platform, stage=no_stage) as attached:
         sealed = seal(attached.guest, Secrets(packs=packs))
-    with attach(machine, challenge, amd, stage=no_stage) as attached:
-        attached.channel.request(Op.CONFIGURE, manifest=to_base64(challenge.manifest.encode()))
+    with attach(machine, challenge, platform, stage=no_stage) as attached:
+        configure(attached, challenge.manifest)
         with pytest.raises(GuestError) as refused:
             attached.channel.request(Op.RELEASE, sealed=to_base64(sealed))
         assert refused.value.error == "sealed"
 
 
-def test_guest_death_is_noticed(prepared: Prepared, settings: Settings, challenge: Challenge, amd: FakeAmd) -> None:
+def test_guest_death_is_noticed(prepared: Prepared, settings: Settings, challenge: Challenge, platform: DryRun) -> None:
     doomed = start_machine(
         f"doomed-{secrets.token_hex(4)}",
         bundle=prepared.bundle,
@@ -165,7 +169,7 @@ def test_guest_death_is_noticed(prepared: Prepared, settings: Settings, challeng
         reporter=JsonReporter(),
     )
     try:
-        with attach(doomed, challenge, amd, stage=no_stage) as attached:
+        with attach(doomed, challenge, platform, stage=no_stage) as attached:
             assert attached.channel.request(Op.STATUS)["ok"] is True
             doomed.hypervisor.destroy(doomed.name)
             with pytest.raises(HostError):

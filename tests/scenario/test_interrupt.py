@@ -15,7 +15,7 @@ import pytest
 
 from cvmtool.config import Settings
 from cvmtool.flows.jobs import JobState, load_jobs
-from cvmtool.flows.train import Prepared
+from cvmtool.flows.prepare import Prepared
 from cvmtool.host.embedded import EMBEDDED_DIR
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cvmtool.formats.idblock import IdBlock
+from cvmtool.formats.idblock import IdBlock, LaunchIdentity
 from cvmtool.formats.manifest import Mode
 from cvmtool.formats.policybits import GuestPolicy
 from cvmtool.host.domain import DomainSpec, SnpLaunch
@@ -79,7 +79,8 @@ def spec_of(bundle: Bundle) -> DomainSpec:
         initrd=str(bundle.initrd),
         cmdline=bundle.cmdline(Mode.PRODUCTION),
         disks=(replace(SPEC.disks[0], path=str(bundle.rootfs)),),
-        launch=SnpLaunch(machine="pc-q35-10.0", cbitpos=51, reduced_phys_bits=1, id_block=block, id_auth=auth),
+        launch=SnpLaunch(machine="pc-q35-10.0", cbitpos=51, reduced_phys_bits=1),
+        identity=LaunchIdentity(block=block, auth=auth),
     )
 
 
@@ -91,12 +92,12 @@ def test_the_digest_of_what_libvirt_would_run_is_the_expected_one(bundle: Bundle
     assert found["cbitpos"] == 51
     argv = found["argv"]
     assert isinstance(argv, list)
-    assert isinstance(spec.launch, SnpLaunch)
+    assert spec.identity is not None
 
     snp = snp_object(argv)
     golden("sev-snp-guest.json", json.dumps({**snp, "id-auth": "-", "id-block": "-"}, indent=1, sort_keys=True) + "\n")
-    assert base64.b64decode(str(snp["id-block"])) == spec.launch.id_block.encode()
-    assert base64.b64decode(str(snp["id-auth"])) == spec.launch.id_auth.encode()
+    assert base64.b64decode(str(snp["id-block"])) == spec.identity.block.encode()
+    assert base64.b64decode(str(snp["id-auth"])) == spec.identity.auth.encode()
     assert base64.b64decode(str(snp["host-data"])) == HOST_DATA
 
     # Everything that is measured, from the arguments alone.
@@ -105,7 +106,7 @@ def test_the_digest_of_what_libvirt_would_run_is_the_expected_one(bundle: Bundle
     vcpus = int(option(argv, "-smp").split(",", 1)[0])
     hashes = kernel_hashes(kernel, initrd, option(argv, "-append"))
     measured = launch_digest(firmware, hashes=hashes, cpu=cpu, vcpus=vcpus)
-    assert measured == bundle.manifest.launch_digest(Mode.PRODUCTION, "EPYC-Genoa", 4) == spec.launch.id_block.digest
+    assert measured == bundle.manifest.launch_digest(Mode.PRODUCTION, "EPYC-Genoa", 4) == spec.identity.block.digest
 
     machine = option(argv, "-machine").split(",")
     assert machine[0] == "pc-q35-10.0"

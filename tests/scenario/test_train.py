@@ -19,7 +19,7 @@ import pytest
 from cvmtool.data.oci import OciImage
 from cvmtool.errors import CvmError
 from cvmtool.flows.jobs import JobState, load_job
-from cvmtool.flows.train import Prepared, read_job
+from cvmtool.flows.prepare import Prepared, read_job
 from cvmtool.owner.amdroots import AmdRoots
 from cvmtool.owner.policy import baseline
 from cvmtool.owner.policyfile import encode_policy, parse_policy

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cvmtool.formats.control import ControlError
+from cvmtool.formats.evidence import MAX_CERT_TABLE
 from cvmtool.formats.wire import MAX_FRAME, Frame, Kind, json_frame, read_frame, to_base64
 from cvmtool.guest.control import ControlService
 from cvmtool.guest.refusal import RefusedError
@@ -21,8 +22,8 @@ class FakeJob:
     def status(self):
         return {"stage": "waiting", "exit_code": None}
 
-    def configure(self, data):
-        self.did.append(("configure", data))
+    def configure(self, data, *, certificates):
+        self.did.append(("configure", data, certificates))
 
     def release(self, sealed):
         raise RefusedError(ControlError.PACK_KEY, "wrong", pack="tools")
@@ -76,8 +77,14 @@ def test_status(service):
 
 
 def test_configure_decodes(service, job):
-    assert ask(service, op="configure", manifest=to_base64(b"{}"))[0] == {"ok": True}
-    assert job.did[-1] == ("configure", b"{}")
+    request = {"op": "configure", "manifest": to_base64(b"{}"), "certificates": to_base64(b"table")}
+    assert ask(service, **request)[0] == {"ok": True}
+    assert job.did[-1] == ("configure", b"{}", b"table")
+
+
+def test_more_certificates_than_a_table_holds_are_refused(service):
+    request = {"op": "configure", "manifest": to_base64(b"{}"), "certificates": to_base64(bytes(MAX_CERT_TABLE + 1))}
+    assert ask(service, **request)[0]["error"] == "request"
 
 
 def test_data_follows_and_ends(service):
@@ -113,7 +120,8 @@ BAD = {
     "negative offset": json_frame({"op": "logs", "offset": -1}),
     "offset of another type": json_frame({"op": "logs", "offset": True}),
     "name of another type": json_frame({"op": "fetch", "name": 1, "offset": 0}),
-    "not base64": json_frame({"op": "configure", "manifest": "*"}),
+    "not base64": json_frame({"op": "configure", "manifest": "*", "certificates": ""}),
+    "no certificates": json_frame({"op": "configure", "manifest": ""}),
     "list": b"J\0\0\0\2[]",
     "not canonical": b'J\0\0\0\x10{"op" :"status"}',
     "data frame": Frame(Kind.DATA, b"x").encode(),

@@ -105,7 +105,7 @@ class Guest:
 
     def reach(self, stage):
         steps = {
-            Stage.CONFIGURED: lambda: self.job.configure(DATA),
+            Stage.CONFIGURED: lambda: self.job.configure(DATA, certificates=b"TABLE"),
             Stage.UNLOCKED: lambda: self.job.release(seal(self.session)),
             Stage.RUNNING: self.job.run,
             Stage.DONE: self.finish,
@@ -139,7 +139,7 @@ def refused(call, *arguments):
 def test_the_whole_way(guest):
     job = guest.job
     assert job.status() == {"stage": "waiting", "exit_code": None}
-    job.configure(DATA)
+    job.configure(DATA, certificates=b"")
     assert job.release(seal(guest.session)) == {"tools": 5}
     job.run()
     assert job.status() == {"stage": "running", "exit_code": None}
@@ -179,12 +179,16 @@ def test_order(guest, stage, call):
 
 def test_nothing_before_a_challenge_was_answered(guest):
     guest.session = None
-    assert refused(guest.job.configure, DATA) is ControlError.ORDER
+    assert refused(configure(guest), DATA) is ControlError.ORDER
+
+
+def configure(guest):
+    return lambda data: guest.job.configure(data, certificates=b"")
 
 
 def test_configure_and_run_may_be_repeated(guest):
     guest.reach(Stage.RUNNING)
-    guest.job.configure(DATA)
+    guest.job.configure(DATA, certificates=b"")
     guest.job.run()
     guest.finish()
     guest.job.run()
@@ -194,7 +198,7 @@ def test_configure_and_run_may_be_repeated(guest):
 
 def test_manifest_that_the_launch_does_not_commit_to(guest):
     other = dataclasses.replace(MANIFEST, name="evil").encode()
-    assert refused(guest.job.configure, other) is ControlError.MANIFEST
+    assert refused(configure(guest), other) is ControlError.MANIFEST
     assert guest.job.status()["stage"] == "waiting"
 
 
@@ -205,7 +209,7 @@ def test_manifest_that_the_launch_does_not_commit_to(guest):
 )
 def test_manifest_that_the_launch_commits_to_and_is_none(guest, data):
     guest.session = attested(data=data)
-    assert refused(guest.job.configure, data) is ControlError.MANIFEST
+    assert refused(configure(guest), data) is ControlError.MANIFEST
 
 
 def test_passphrases_arrive_as_they_were_sealed(guest):
@@ -272,7 +276,8 @@ def test_receipt_says_what_happened_and_is_signed_with_the_attested_key(guest):
     Ed25519PublicKey.from_public_bytes(KEYS.receipt_key).verify(envelope.signature, pae(envelope.payload))
     assert envelope.keyid == hashlib.sha256(KEYS.receipt_key).hexdigest()
     statement = parse_statement(envelope.payload)
-    assert (statement.nonce, statement.evidence) == (released.challenge.nonce, released.evidence)
+    shown = dataclasses.replace(released.evidence, cert_table=b"TABLE")  # what the owner verified it with
+    assert (statement.nonce, statement.evidence) == (released.challenge.nonce, shown)
     assert statement.manifest_sha256 == hashlib.sha256(DATA).digest()
     assert statement.owner_key.hex() == MANIFEST.owner_key
     assert statement.inputs == tuple((pack.name, pack.root_hash) for pack in MANIFEST.packs)

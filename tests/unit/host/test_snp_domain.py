@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cvmtool.config import resources
 from cvmtool.errors import ConfigError, FormatError, HostError
-from cvmtool.formats.idblock import IdBlock
+from cvmtool.formats.idblock import IdBlock, LaunchIdentity
 from cvmtool.formats.policybits import GuestPolicy
 from cvmtool.host.domain import SnpLaunch, render_domain
 from cvmtool.host.live import parse_live_domain, require_same
@@ -20,7 +20,7 @@ from tests.unit.host.test_domain import SPEC as DRY_RUN
 BLOCK = IdBlock(digest=bytes(range(48)), policy=GuestPolicy(0x30000))
 # Constant keys: the golden file would change with others, and nothing here is a secret.
 ID_KEY, AUTHOR_KEY = (ec.derive_private_key(number, ec.SECP384R1()) for number in (7, 11))
-AUTH = sign_launch(BLOCK, ID_KEY, AUTHOR_KEY)
+IDENTITY = LaunchIdentity(block=BLOCK, auth=sign_launch(BLOCK, ID_KEY, AUTHOR_KEY))
 LAUNCH = SnpLaunch(machine="pc-q35-10.0", cbitpos=51, reduced_phys_bits=1)
 SPEC = replace(DRY_RUN, cmdline="console=ttyS0 cvmtool.root=ab", launch=LAUNCH)
 TEMPLATES = resources("templates")
@@ -40,18 +40,18 @@ def test_libvirts_own_schema_accepts_it(tmp_path, signed):
     if not schema.exists():
         pytest.skip("libvirt's schemas are not installed")
     file = tmp_path / "domain.xml"
-    file.write_text(render(launch=replace(LAUNCH, id_block=BLOCK, id_auth=AUTH)) if signed else render())
+    file.write_text(render(identity=IDENTITY if signed else None))
     result = subprocess.run(["virt-xml-validate", str(file), "domain"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_what_was_rendered_is_read_back_and_is_the_same():
-    spec = replace(SPEC, launch=replace(LAUNCH, id_block=BLOCK, id_auth=AUTH))
+    spec = replace(SPEC, identity=IDENTITY)
     live = parse_live_domain(render_domain(spec, TEMPLATES))
     assert live.simulated is False
     assert live.simulation is None
-    assert live.snp.id_block == BLOCK.encode()
-    assert live.snp.id_auth == AUTH.encode()
+    assert live.id_block == BLOCK.encode()
+    assert live.id_auth == IDENTITY.auth.encode()
     assert live.snp.author_key is True
     require_same(live, spec)
 
@@ -98,21 +98,24 @@ def test_a_machine_type_without_a_version_is_refused(machine):
         render(launch=replace(LAUNCH, machine=machine))
 
 
-@pytest.mark.parametrize("half", [{"id_block": BLOCK}, {"id_auth": AUTH}])
-def test_half_an_identity_is_refused(half):
-    with pytest.raises(ConfigError, match="ID block"):
-        render(launch=replace(LAUNCH, **half))
-
-
 def test_an_id_block_for_another_policy_is_refused_before_the_firmware_does():
     other = replace(BLOCK, policy=GuestPolicy(0x20000))
     with pytest.raises(ConfigError, match="0x20000"):
-        render(launch=replace(LAUNCH, id_block=other, id_auth=sign_launch(other, ID_KEY)))
+        render(identity=LaunchIdentity(block=other, auth=sign_launch(other, ID_KEY)))
 
 
 def test_without_an_author_no_author_is_announced():
-    launch = replace(LAUNCH, id_block=BLOCK, id_auth=sign_launch(BLOCK, ID_KEY))
-    assert parse_live_domain(render(launch=launch)).snp.author_key is False
+    alone = LaunchIdentity(block=BLOCK, auth=sign_launch(BLOCK, ID_KEY))
+    assert parse_live_domain(render(identity=alone)).snp.author_key is False
+
+
+def test_a_dry_run_keeps_its_identity_with_its_metadata():
+    spec = replace(DRY_RUN, identity=IDENTITY)
+    live = parse_live_domain(render_domain(spec, TEMPLATES))
+    assert (live.id_block, live.id_auth) == (BLOCK.encode(), IDENTITY.auth.encode())
+    require_same(live, spec)
+    with pytest.raises(HostError, match="id_block is"):
+        require_same(live, DRY_RUN)
 
 
 @pytest.mark.parametrize("host_data", ["", "0a" * 31, "0A" * 32])

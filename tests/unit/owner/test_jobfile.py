@@ -82,6 +82,17 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(changes, key, neares
     assert error.hint == f"did you mean {nearest!r}?"
 
 
+@pytest.mark.parametrize(("written", "allowed"), [("", True), (", smt: true", True), (", smt: false", False)])
+def test_smt_is_the_jobs_to_allow(written, allowed):
+    assert parse_job_file(JOB_YAML.replace("cpu: EPYC-Genoa", f"cpu: EPYC-Genoa{written}")).smt is allowed
+
+
+@pytest.mark.parametrize("written", ["no thanks", "1", "null"])
+def test_smt_is_true_or_false(written):
+    with pytest.raises(ConfigError, match=r"resources\.smt is .*; true or false is required"):
+        parse_job_file(JOB_YAML.replace("cpu: EPYC-Genoa", f"cpu: EPYC-Genoa, smt: {written}"))
+
+
 def test_an_unknown_key_that_is_near_nothing_gets_the_list():
     assert "known keys: name, image" in refused({"zzzzzz": 1}).hint
 

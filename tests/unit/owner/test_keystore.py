@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cvmtool.errors import ConfigError
 from cvmtool.owner.keystore import OwnerKeys, generate_keys, parse_keys
+from cvmtool.owner.launchsign import public_key
 
 SEED = bytes(range(32))
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
@@ -27,6 +28,10 @@ def test_what_follows_from_a_seed_never_changes():
     # Fixed values: a change here locks every owner out of every pack ever sealed.
     keys = OwnerKeys(SEED)
     assert keys.public.hex() == "ca30d3a16bc8996997b16e26c6730539081e1236202518170f573c1544e550e1"
+    assert (
+        public_key(keys.launch_key()).digest.hex()
+        == "54387ac170cb3fe2daca580ab7aeae9b2b9d7e2d6e362fd0f6e107a0cff508aec2b613fe1875c58c13b460ce4cde403d"
+    )
     assert keys.pack_passphrase(UUID).hex() == "c6ad674a8547185b06465c6026aa62188623b4164d847a1bedad6b32412df79f"
 
 

@@ -35,7 +35,7 @@ class Receipt:
         evidence = self.guest.answer(find_last_open(session.challenge())[0])
         held = session.judge(evidence, NOW)
         job = self.guest.job
-        job.configure(self.guest.manifest.encode())
+        job.configure(self.guest.manifest.encode(), certificates=evidence.cert_table)
         packs = {pack.root_hash: b"p" * 32 for pack in self.guest.manifest.packs}
         job.release(seal(held, Secrets(packs=packs)))
         job.run()

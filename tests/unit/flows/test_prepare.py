@@ -13,7 +13,7 @@ from cvmtool.config import load_settings
 from cvmtool.data.oci import ImageConfig
 from cvmtool.errors import ConfigError
 from cvmtool.flows.packs import SealedPack
-from cvmtool.flows.train import load_keys, make_manifest, read_job
+from cvmtool.flows.prepare import load_keys, make_manifest, read_job
 from cvmtool.formats.job import parse_job_manifest
 from cvmtool.formats.pack import Role
 from cvmtool.owner.jobfile import parse_job_file

@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a machine runs on: SEV-SNP, or the simulation of a dry run. All that the two differ in, on the owner's side, is here.
+
+Zone: flows. Three things: which of the image's measured command lines is booted, whose root is believed, and who answers the
+guest's report requests (the hardware does, unseen by us; in a dry run a thread of this process).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Protocol
+
+from cvmtool.config import Settings
+from cvmtool.dryrun.amd import FakeAmd
+from cvmtool.dryrun.faults import Fault
+from cvmtool.errors import ConfigError, FormatError, VerificationError
+from cvmtool.flows.collateral import KeyService, Store, collect
+from cvmtool.flows.machine import Machine
+from cvmtool.flows.simulate import secure_processor
+from cvmtool.formats.certtable import CertKind, CertTable, parse_cert_table
+from cvmtool.formats.evidence import Evidence
+from cvmtool.formats.manifest import Mode
+from cvmtool.owner.amdroots import AmdRoots, Roots, SimulatedRoot
+from cvmtool.owner.kds import certificate_table
+from cvmtool.owner.verify import certificates_of
+
+KDS_DIR = "kds"  # below the cache directory
+_COMPLETE = (CertKind.ASK, CertKind.ARK, CertKind.CRL)
+
+
+class Platform(Protocol):
+    """What a machine runs on."""
+
+    @property
+    def mode(self) -> Mode:
+        """Which of the image's command lines is booted."""
+
+    @property
+    def roots(self) -> Roots:
+        """Whose signature counts."""
+
+    def processor(self, machine: Machine) -> AbstractContextManager[None]:
+        """Answer the guest's report requests while the block runs, if nobody else does."""
+
+    def complete(self, evidence: Evidence, at: datetime) -> Evidence:
+        """Return the evidence with every certificate and the revocation list that it verifies with.
+
+        What the host hands over is used; what it withholds is fetched. Both are untrusted until the report verifies.
+
+        Raises:
+            HostError: something is missing and cannot be had.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """QEMU without SEV-SNP: the simulated secure processor, with a fault if one is wanted (`cvmtool drill`)."""
+
+    amd: FakeAmd
+    fault: Fault = Fault.NONE
+
+    @property
+    def mode(self) -> Mode:
+        """The command line that accepts a simulated report."""
+        return Mode.DRYRUN
+
+    @property
+    def roots(self) -> Roots:
+        """This machine's own root: no production policy accepts it."""
+        return SimulatedRoot(self.amd.root_fingerprint)
+
+    def processor(self, machine: Machine) -> AbstractContextManager[None]:
+        """Answer from what the live domain was given."""
+        return secure_processor(machine, self.amd, fault=self.fault)
+
+    def complete(self, evidence: Evidence, at: datetime) -> Evidence:  # noqa: ARG002 - one shape for both
+        """Return the evidence: there is no key service to ask about a simulated chip."""
+        return evidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SevSnp:
+    """AMD's hardware."""
+
+    store: Store
+    """Collateral that is kept."""
+    service: KeyService | None
+    """AMD's key service or a mirror; None: nobody is asked."""
+    roots: Roots = field(default_factory=AmdRoots)
+
+    @property
+    def mode(self) -> Mode:
+        """The command line that believes the hardware alone."""
+        return Mode.PRODUCTION
+
+    def processor(self, machine: Machine) -> AbstractContextManager[None]:  # noqa: ARG002 - the processor is in the machine
+        """Do nothing: the guest asks its own processor."""
+        return nullcontext()
+
+    def complete(self, evidence: Evidence, at: datetime) -> Evidence:
+        """Fetch what the host did not hand over."""
+        table = parse_cert_table(evidence.cert_table) if evidence.cert_table else CertTable(entries=())
+        signer = table.get(CertKind.VCEK) or table.get(CertKind.VLEK)
+        if signer is not None and all(table.get(kind) is not None for kind in _COMPLETE):
+            return evidence
+        try:
+            found = collect(
+                evidence.report,
+                roots=self.roots,
+                at=at,
+                store=self.store,
+                service=self.service,
+                given=certificates_of(table),
+                crl=table.get(CertKind.CRL),
+            )
+        except (FormatError, VerificationError, ConfigError):
+            return evidence  # it will be refused: by the one who judges, who keeps a record of it
+        return replace(evidence, cert_table=certificate_table(found.certificates, found.crl).encode())
+
+
+def dry_run(settings: Settings) -> DryRun:
+    """Return this machine's simulation; its root is made at first use."""
+    return DryRun(amd=FakeAmd.load_or_create(settings.dryrun_dir))
+
+
+def sev_snp(settings: Settings, *, key_service: str | None) -> SevSnp:
+    """Return AMD's hardware, with what is kept of its key service and the service itself at that URL; None: nobody is asked."""
+    service = None if key_service is None else KeyService(key_service)
+    return SevSnp(store=Store(settings.cache_dir / KDS_DIR), service=service)

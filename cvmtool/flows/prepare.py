@@ -1,0 +1,150 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a job file to what a launch commits to: inputs and container sealed, the manifest written.
+
+Zone: flows (owner's machine). Needs no host.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvmtool.config import Settings, private_dir, write_once
+from cvmtool.data.oci import ImageConfig, OciImage
+from cvmtool.errors import ConfigError, FormatError
+from cvmtool.flows.packs import SealedPack, seal_container, seal_tree
+from cvmtool.flows.reporter import Reporter, Stage
+from cvmtool.formats.idblock import NAME_BYTES, IdBlock, LaunchIdentity
+from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
+from cvmtool.formats.manifest import Mode
+from cvmtool.formats.policybits import POLICY_BITS, GuestPolicy
+from cvmtool.image.bundle import Bundle
+from cvmtool.owner.jobfile import JobFile, parse_job_file
+from cvmtool.owner.keystore import OwnerKeys, generate_keys, parse_keys
+from cvmtool.owner.launchsign import sign_launch
+
+_SMT_ALLOWED = 1 << POLICY_BITS["smt"]
+_RESERVED_ONE = 1 << 17
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A job ready to be launched."""
+
+    file: JobFile
+    manifest: JobManifest
+    packs: tuple[SealedPack, ...]
+    keys: OwnerKeys
+    bundle: Bundle
+
+    @property
+    def guest_policy(self) -> GuestPolicy:
+        """What the launch demands of the firmware: no debugging, no migration, and no SMT unless the job allows it."""
+        return GuestPolicy(_RESERVED_ONE | (_SMT_ALLOWED if self.file.smt else 0))
+
+    def identity(self, mode: Mode) -> LaunchIdentity:
+        """Sign the one launch digest that this job may have: firmware then finishes no other.
+
+        Raises:
+            FormatError: the image has no launch digest for the job's CPU model and count.
+        """
+        resources = self.manifest.resources
+        block = IdBlock(
+            digest=self.bundle.manifest.launch_digest(mode, resources.cpu, resources.vcpus),
+            image_id=bytes.fromhex(self.bundle.digest)[:NAME_BYTES],
+            policy=self.guest_policy,
+        )
+        return LaunchIdentity(block=block, auth=sign_launch(block, self.keys.launch_key()))
+
+
+def load_keys(settings: Settings) -> OwnerKeys:
+    """Read the owner's keys; make them at first use.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    private_dir(settings.state_dir)
+    try:
+        return parse_keys(settings.keystore.read_bytes())
+    except FileNotFoundError:
+        # Two first uses at once must agree: a pack sealed with keys that were overwritten never opens again.
+        write_once(settings.keystore, generate_keys().encode())
+        return parse_keys(settings.keystore.read_bytes())
+
+
+def read_job(path: Path) -> JobFile:
+    """Read a job file.
+
+    Raises:
+        ConfigError: it cannot be read or is not a job.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read", detail=str(error)) from error
+    try:
+        return parse_job_file(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}", detail=error.detail, hint=error.hint) from error
+
+
+def prepare(path: Path, bundle: Bundle, *, settings: Settings, reporter: Reporter) -> Prepared:
+    """Seal a job's inputs and container and write its manifest.
+
+    Raises:
+        ConfigError: an input is missing, or the container cannot run here.
+        VerificationError: the container is not the one that the job pins.
+    """
+    job = read_job(path)
+    keys = load_keys(settings)
+    base = path.resolve().parent
+    with reporter.stage(Stage.PACK, "sealing inputs"):
+        image = OciImage(job.container_image, job.container_digest, base=base)
+        reporter.step("container")
+        packs = [seal_container(image, settings=settings, keys=keys, progress=reporter.progress)]
+        for name, source in job.inputs.items():
+            reporter.step(name)
+            packs.append(seal_tree(base / source, name, settings=settings, keys=keys, progress=reporter.progress))
+        manifest = make_manifest(job, image.config, keys, packs, salt=secrets.token_bytes(32))
+    return Prepared(file=job, manifest=manifest, packs=tuple(packs), keys=keys, bundle=bundle)
+
+
+def make_manifest(
+    job: JobFile, image: ImageConfig, keys: OwnerKeys, packs: Sequence[SealedPack], *, salt: bytes
+) -> JobManifest:
+    """Merge what the job file and the container image say into the document that a launch commits to.
+
+    Raises:
+        ConfigError: neither names a program, or no guest would take the whole: an environment variable of the image with
+            a name that cannot be passed on, one tree as two inputs, too much text.
+    """
+    args = job.command or image.args
+    if not args:
+        raise ConfigError(
+            "command is empty and the container image has no entry point", hint="set command: in the job file"
+        )
+    env = {**image.env, **job.env}
+    manifest = JobManifest(
+        name=job.name,
+        salt=salt.hex(),
+        owner_key=keys.public.hex(),
+        container=Container(
+            oci_digest=job.container_digest,
+            args=args,
+            env=tuple(sorted(env.items())),
+            workdir=job.workdir or image.workdir,
+        ),
+        packs=tuple(pack.descriptor for pack in packs),
+        outputs=job.outputs,
+        resources=job.resources,
+        limits=job.limits,
+        network=job.network,
+    )
+    try:
+        parse_job_manifest(manifest.encode())  # what the guest would refuse is refused here, before anything starts
+    except FormatError as error:
+        raise ConfigError(f"job {job.name} cannot be run: {error.message}") from error
+    return manifest
