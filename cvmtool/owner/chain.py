@@ -60,14 +60,20 @@ class Revocation(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """Certificates whose signatures lead from a pinned root to the leaf; `checks` say how."""
+    """Certificates whose signatures lead from a pinned root to the leaf; `checks` say how.
+
+    `root_fingerprint`: SHA-256, 32 bytes. All of the three hold from `not_before` to `not_after`, both included.
+    """
 
     line: ProductLine
     root: Certificate
+    root_fingerprint: bytes
     intermediate: Certificate
     leaf: Certificate
     root_key: rsa.RSAPublicKey
     leaf_key: ec.EllipticCurvePublicKey
+    not_before: datetime
+    not_after: datetime
     checks: tuple[Check, ...]
 
 
@@ -112,26 +118,25 @@ def build_chain(certificates: Sequence[bytes], kind: SigningKey, roots: Roots) -
     bag = _parse_bag(certificates)
     leaf = _leaf(bag, kind)
     line = _line_of(leaf, kind)
-    root, root_key = _root(bag, line, roots)
+    root, fingerprint, root_key = _root(bag, line, roots)
     intermediate, intermediate_key = _intermediate(bag, leaf, root, root_key)
     if not signed_by(intermediate_key, leaf.signature, leaf.signed):
         raise _broken_chain("signature of the signing key's certificate", f"SEV certificate of {line}")
     leaf_key = _leaf_key(leaf)
+    path = (root, intermediate, leaf)
     return Chain(
         line=line,
         root=root,
+        root_fingerprint=fingerprint,
         intermediate=intermediate,
         leaf=leaf,
         root_key=root_key,
         leaf_key=leaf_key,
+        not_before=max(certificate.not_before for certificate in path),
+        not_after=min(certificate.not_after for certificate in path),
         checks=(
-            _check("root-pinned", root.fingerprint.hex(), roots.describe(line), passed=True),
-            _check(
-                "chain",
-                f"{root.common_name} > {intermediate.common_name} > {leaf.common_name}",
-                "each signed by the one before",
-                passed=True,
-            ),
+            _check("root-pinned", fingerprint.hex(), roots.describe(line), passed=True),
+            _check("chain", " > ".join(str(c.common_name) for c in path), "each signed by the one before", passed=True),
         ),
     )
 
@@ -142,21 +147,16 @@ def check_validity(chain: Chain, at: datetime) -> Check:
     Raises:
         NotGenuineError: one does not hold yet, or no longer.
     """
-    for certificate in (chain.root, chain.intermediate, chain.leaf):
-        if not certificate.not_before <= at <= certificate.not_after:
-            raise NotGenuineError(
-                _check(
-                    "certificate-validity",
-                    f"{certificate.common_name} from {certificate.not_before:%Y-%m-%d} to "
-                    f"{certificate.not_after:%Y-%m-%d}",
-                    f"to hold at {at.isoformat()}",
-                    passed=False,
-                ),
-                hint="is the clock of this machine right?",
-            )
-    until = min(c.not_after for c in (chain.root, chain.intermediate, chain.leaf))
-    return _check(
-        "certificate-validity", f"until {until.date().isoformat()}", f"to hold at {at.isoformat()}", passed=True
+    required = f"to hold at {at.isoformat()}"
+    if chain.not_before <= at <= chain.not_after:
+        return _check("certificate-validity", f"until {chain.not_after.date().isoformat()}", required, passed=True)
+    actual = ", ".join(
+        f"{certificate.common_name} from {certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
+        for certificate in (chain.root, chain.intermediate, chain.leaf)
+        if not certificate.not_before <= at <= certificate.not_after
+    )
+    raise NotGenuineError(
+        _check("certificate-validity", actual, required, passed=False), hint="is the clock of this machine right?"
     )
 
 
@@ -220,25 +220,26 @@ def _line_of(leaf: Certificate, kind: SigningKey) -> ProductLine:
     return line
 
 
-def _root(bag: list[Certificate], line: ProductLine, roots: Roots) -> tuple[Certificate, rsa.RSAPublicKey]:
+def _root(bag: list[Certificate], line: ProductLine, roots: Roots) -> tuple[Certificate, bytes, rsa.RSAPublicKey]:
     """C1. A root is believed for being pinned; its name and signature on itself only have to fit.
 
     AMD's three pins are of certificates that are known to sign themselves (a test verifies it), and a certificate with the
     same SHA-256 is the same certificate: that signature is not computed again. A simulated root's is.
     """
     name = f"ARK-{line}"
-    named = [certificate for certificate in bag if certificate.common_name == name]
-    root = next((certificate for certificate in named if roots.accepts(line, certificate.fingerprint)), None)
-    if root is None:
-        actual = ", ".join(certificate.fingerprint.hex() for certificate in named) or f"no certificate of {name}"
+    named = {certificate.fingerprint: certificate for certificate in bag if certificate.common_name == name}
+    fingerprint = next((fingerprint for fingerprint in named if roots.accepts(line, fingerprint)), None)
+    if fingerprint is None:
+        actual = ", ".join(fingerprint.hex() for fingerprint in named) or f"no certificate of {name}"
         raise NotGenuineError(
             _check("root-pinned", actual, roots.describe(line), passed=False),
             hint=f"give AMD's certificate chain of {line} (--chain)" if not named else None,
         )
+    root = named[fingerprint]
     key = _ca_key(root, "root")
     if root.issuer != root.subject or (roots.simulated and not signed_by(key, root.signature, root.signed)):
         raise _broken_chain("root signed by another", "signed by itself")
-    return root, key
+    return root, fingerprint, key
 
 
 def _intermediate(

@@ -121,7 +121,7 @@ def verify_report(
         tcbs=tcbs,
         vek=vek,
         simulated=roots.simulated,
-        root_fingerprint=chain.root.fingerprint,
+        root_fingerprint=chain.root_fingerprint,
         revocation=revocation,
         verified_at=at,
         checks=(*chain.checks, validity, *([revoked] if revoked else []), *bindings, signature),
