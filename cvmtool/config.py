@@ -32,6 +32,7 @@ PROBES_DIR = "probes"  # what running something taught us about this host
 BUNDLES_DIR = "bundles"  # guest images
 # Names below the cache directory.
 PACKAGES_DIR = "packages"  # distribution packages by SHA-256
+SEEDS_DIR = "seeds"  # what launch digests need of firmwares, by SHA-256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,11 @@ class Settings:
     def packages_dir(self) -> Path:
         """Kept packages."""
         return self.cache_dir / PACKAGES_DIR
+
+    @property
+    def seeds_dir(self) -> Path:
+        """Kept firmware seeds."""
+        return self.cache_dir / SEEDS_DIR
 
 
 def load_settings(environ: Mapping[str, str] | None = None, *, project: Path | None = None) -> Settings:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvmtool.cli.files import read_file
+from cvmtool.errors import ConfigError
 
 if TYPE_CHECKING:
     from cvmtool.formats.job import Resources
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cvmtool.image.bundle import Bundle
     from cvmtool.measure.hashes import KernelHashes
     from cvmtool.measure.launch import FirmwareSeed
+    from cvmtool.measure.vmsa import Vmm
 
 MAX_FILE_BYTES = 1 << 31
 """Of a kernel or initrd; QEMU maps both below 4 GiB."""
@@ -32,6 +34,18 @@ Cpu = Annotated[
     str | None, typer.Option("--cpu", help="QEMU CPU model, or CPUID leaf 1 EAX as 0x hex.", metavar="MODEL")
 ]
 Features = Annotated[str, typer.Option("--guest-features", help="SEV_FEATURES of the guest, 0x hex.", metavar="HEX")]
+FirmwareFile = Annotated[Path | None, typer.Option("--firmware", help="Firmware image, such as OVMF.amdsev.fd.")]
+SeedFile = Annotated[
+    Path | None, typer.Option("--seed", help="Instead of the firmware: what `measure seed` wrote of it.")
+]
+KernelFile = Annotated[Path | None, typer.Option("--kernel", help="Kernel, as given to QEMU.")]
+InitrdFile = Annotated[Path | None, typer.Option("--initrd", help="Initrd.")]
+CommandLine = Annotated[str, typer.Option("--cmdline", help="Command line, exactly as given to QEMU.")]
+VcpusOfJob = Annotated[int | None, typer.Option("--vcpus", help="Virtual CPUs; those of JOB, or 1.", min=1)]
+JobFile = Annotated[Path | None, typer.Option("--job", help="A job file, for its CPUs.")]
+Trace = Annotated[
+    bool, typer.Option("--trace", help="Show the pages of each type, and the digest after each run of them.")
+]
 VmmName = Annotated[str, typer.Option("--vmm", help="qemu, qemu-legacy, ec2, ec2-rdx0 or gce.", metavar="VMM")]
 
 
@@ -43,13 +57,33 @@ def firmware_or_seed(image: Path | None, seed: Path | None) -> bytes | FirmwareS
         FormatError: the seed is malformed.
     """
     from cvmtool.errors import ConfigError
-    from cvmtool.measure.seed import parse_seed
 
     if image is not None and seed is None:
         return read_file(image, most=MAX_FILE_BYTES)
     if seed is not None and image is None:
+        from cvmtool.measure.seed import parse_seed
+
         return parse_seed(read_file(seed, most=MAX_FILE_BYTES))
     raise ConfigError("neither or both of --firmware and --seed are given; required: one of them")
+
+
+def file_hashes(kernel: Path | None, initrd: Path | None, cmdline: str) -> KernelHashes | None:
+    """Return the hashes of what a machine boots, None without a kernel.
+
+    Raises:
+        ConfigError: a file cannot be read, or an initrd or a command line is given without a kernel.
+    """
+    from cvmtool.measure.hashes import kernel_hashes
+
+    if kernel is None:
+        if initrd is not None or cmdline:
+            raise ConfigError("an initrd or a command line is given without a kernel; required: --kernel")
+        return None
+    return kernel_hashes(
+        read_file(kernel, most=MAX_FILE_BYTES),
+        b"" if initrd is None else read_file(initrd, most=MAX_FILE_BYTES),
+        cmdline,
+    )
 
 
 def named_bundle(folder: Path) -> Bundle:
@@ -80,8 +114,6 @@ def resources_of(job: Path) -> Resources:
     try:
         return parse_job_file(read_file(job, most=MAX_FILE_BYTES).decode()).resources
     except UnicodeDecodeError as error:
-        from cvmtool.errors import ConfigError
-
         raise ConfigError(f"{job} is not utf-8: {error.reason}") from None
 
 
@@ -94,14 +126,26 @@ def cpu_of(text: str) -> str | int:
     return hexadecimal(text, "--cpu") if text.startswith("0x") else text
 
 
+def vmm_of(name: str) -> Vmm:
+    """Return the monitor of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from cvmtool.measure.vmsa import Vmm
+
+    try:
+        return Vmm(name)
+    except ValueError:
+        raise ConfigError(f"vmm is {name!r}; required: one of {', '.join(Vmm)}") from None
+
+
 def hexadecimal(text: str, option: str) -> int:
     """Return the number that `option` was given.
 
     Raises:
         ConfigError: it is no hexadecimal number.
     """
-    from cvmtool.errors import ConfigError
-
     try:
         return int(text, 16)
     except ValueError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -21,21 +21,29 @@ from cvmtool.cli.inputs import (
     DEFAULT_CPU,
     MAX_FILE_BYTES,
     BundleFolder,
+    CommandLine,
     Cpu,
     Features,
+    FirmwareFile,
+    InitrdFile,
+    JobFile,
     Json,
+    KernelFile,
+    SeedFile,
+    Trace,
+    VcpusOfJob,
     VmmName,
     bundle_hashes,
     cpu_of,
+    file_hashes,
     firmware_or_seed,
     hexadecimal,
     named_bundle,
     resources_of,
+    vmm_of,
 )
+from cvmtool.cli.trace import show_trace, trace_fields
 from cvmtool.cli.verdict import print_json
-
-if TYPE_CHECKING:
-    from cvmtool.measure.hashes import KernelHashes
 
 _DEFAULT_COMMAND = "bundle"
 
@@ -60,29 +68,35 @@ app = typer.Typer(
 def measure_bundle(
     bundle: BundleFolder,
     *,
-    vcpus: Annotated[int | None, typer.Option("--vcpus", help="Virtual CPUs; those of JOB, or 1.", min=1)] = None,
+    vcpus: VcpusOfJob = None,
     cpu: Cpu = None,
-    job: Annotated[Path | None, typer.Option("--job", help="A job file, for its CPUs.")] = None,
+    job: JobFile = None,
+    trace: Trace = False,
     as_json: Json = False,
 ) -> None:
     """Measure a guest image: both of its command lines, worked out again from its files."""
     from cvmtool.cli.render import print_table
     from cvmtool.formats.manifest import Mode
-    from cvmtool.measure.launch import launch_digest
+    from cvmtool.measure.launch import firmware_seed
+    from cvmtool.measure.trace import trace as trace_launch
+    from cvmtool.measure.vmsa import GUEST_FEATURES_SNP, Vmm
 
     loaded = named_bundle(bundle)
     resources = None if job is None else resources_of(job)
     count = vcpus or (1 if resources is None else resources.vcpus)
     model = cpu or (DEFAULT_CPU if resources is None else resources.cpu)
-    firmware, hashes = loaded.firmware.read_bytes(), bundle_hashes(loaded)
-    rows = [
-        {
-            "mode": str(mode),
-            "cmdline": loaded.cmdline(mode),
-            "launch_digest": launch_digest(firmware, hashes=hashes[mode], cpu=cpu_of(model), vcpus=count).hex(),
-        }
+    seed, hashes = firmware_seed(loaded.firmware.read_bytes()), bundle_hashes(loaded)
+    launches = {
+        mode: trace_launch(
+            seed,
+            hashes[mode],
+            cpu=cpu_of(model),
+            vcpus=count,
+            guest_features=GUEST_FEATURES_SNP,
+            vmm=Vmm.QEMU,
+        )
         for mode in Mode
-    ]
+    }
     if as_json:
         print_json(
             {
@@ -91,60 +105,53 @@ def measure_bundle(
                 "image_digest": loaded.digest,
                 "cpu": model,
                 "vcpus": count,
-                "digests": rows,
+                "digests": [
+                    {
+                        "mode": str(mode),
+                        "cmdline": loaded.cmdline(mode),
+                        "launch_digest": steps[-1].digest.hex(),
+                        **(trace_fields(steps) if trace else {}),
+                    }
+                    for mode, steps in launches.items()
+                ],
             }
         )
         return
+    if trace:
+        for mode, steps in launches.items():
+            typer.echo(f"{mode}:", err=True)
+            show_trace(steps, to=sys.stderr)
     print_table(
         ("MODE", "CPU", "VCPUS", "LAUNCH DIGEST"),
-        ((row["mode"], model, str(count), row["launch_digest"]) for row in rows),
+        ((str(mode), model, str(count), steps[-1].digest.hex()) for mode, steps in launches.items()),
     )
 
 
 @app.command()
 def raw(
     *,
-    firmware: Annotated[Path | None, typer.Option("--firmware", help="Firmware image, such as OVMF.amdsev.fd.")] = None,
-    seed: Annotated[
-        Path | None, typer.Option("--seed", help="Instead of the firmware: what `measure seed` wrote of it.")
-    ] = None,
-    kernel: Annotated[Path | None, typer.Option("--kernel", help="Kernel, as given to QEMU.")] = None,
-    initrd: Annotated[Path | None, typer.Option("--initrd", help="Initrd.")] = None,
-    cmdline: Annotated[str, typer.Option("--cmdline", help="Command line, exactly as given to QEMU.")] = "",
+    firmware: FirmwareFile = None,
+    seed: SeedFile = None,
+    kernel: KernelFile = None,
+    initrd: InitrdFile = None,
+    cmdline: CommandLine = "",
     vcpus: Annotated[int, typer.Option("--vcpus", help="Virtual CPUs.", min=1)] = 1,
     cpu: Cpu = None,
     guest_features: Features = "0x1",
     vmm: VmmName = "qemu",
-    trace: Annotated[bool, typer.Option("--trace", help="Show the digest after each run of pages.")] = False,
+    trace: Trace = False,
     as_json: Json = False,
 ) -> None:
     """Measure files: firmware, and the kernel, initrd and command line that it boots."""
-    from cvmtool.cli.render import print_table
-    from cvmtool.errors import ConfigError
-    from cvmtool.measure.explain import trace as trace_launch
-    from cvmtool.measure.hashes import kernel_hashes
-    from cvmtool.measure.vmsa import Vmm
+    from cvmtool.measure.trace import trace as trace_launch
 
-    if kernel is None and (initrd is not None or cmdline):
-        raise ConfigError("an initrd or a command line is given without a kernel; required: --kernel")
-    hashes: KernelHashes | None = None
-    if kernel is not None:
-        hashes = kernel_hashes(
-            read_file(kernel, most=MAX_FILE_BYTES),
-            b"" if initrd is None else read_file(initrd, most=MAX_FILE_BYTES),
-            cmdline,
-        )
-    try:
-        monitor = Vmm(vmm)
-    except ValueError:
-        raise ConfigError(f"vmm is {vmm!r}; required: one of {', '.join(Vmm)}") from None
     steps = trace_launch(
         firmware_or_seed(firmware, seed),
-        hashes,
+        file_hashes(kernel, initrd, cmdline),
         cpu=cpu_of(cpu or DEFAULT_CPU),
         vcpus=vcpus,
         guest_features=hexadecimal(guest_features, "--guest-features"),
-        vmm=monitor,
+        vmm=vmm_of(vmm),
     )
     digest = steps[-1].digest.hex()
     if as_json:
@@ -154,21 +161,12 @@ def raw(
             "cpu": cpu or DEFAULT_CPU,
             "vcpus": vcpus,
             "guest_features": guest_features,
-            "vmm": str(monitor),
+            "vmm": vmm,
         }
-        if trace:
-            document["trace"] = [
-                {"pages": s.kind.name.lower(), "gpa": hex(s.gpa), "count": s.count, "digest": s.digest.hex()}
-                for s in steps
-            ]
-        print_json(document)
+        print_json(document | (trace_fields(steps) if trace else {}))
         return
     if trace:
-        print_table(
-            ("PAGES", "FROM", "COUNT", "DIGEST AFTER"),
-            ((step.kind.name.lower(), hex(step.gpa), str(step.count), step.digest.hex()) for step in steps),
-            to=sys.stderr,
-        )
+        show_trace(steps, to=sys.stderr)
     typer.echo(digest)
 
 

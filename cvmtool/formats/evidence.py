@@ -54,6 +54,11 @@ class Evidence:
         return lp(_EVIDENCE, self.report, self.cert_table, self.ssh_host_key, self.hpke_key, self.receipt_key)
 
 
+def is_evidence(data: bytes) -> bool:
+    """Say whether `data` begins with evidence's own label, which no report and no container begins with."""
+    return data.startswith(lp(_EVIDENCE))
+
+
 def parse_evidence(data: bytes) -> Evidence:
     """Parse encoded evidence.
 

@@ -70,6 +70,15 @@ def extend(digest: bytes, page: LaunchPage) -> bytes:
     return hashlib.sha384(info).digest()
 
 
+def extend_with_equal(digest: bytes, page: LaunchPage, count: int) -> Iterator[bytes]:
+    """Yield the launch digests (48 bytes) after 1, 2, ... `count` pages like `page` were added to `digest`."""
+    sha384 = hashlib.sha384
+    behind = _PAGE_INFO.pack(_ZERO, page.contents, _PAGE_INFO_BYTES, page.kind, 0, page.gpa)[DIGEST_BYTES:]
+    for _ in range(count):
+        digest = sha384(digest + behind).digest()
+        yield digest
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirmwareSeed:
     """All that a launch digest needs of a firmware image: what it says of itself, and the digest after its pages.

@@ -59,8 +59,8 @@ _PROFILES = {
 }
 
 
-def _signature(family: int, model: int, stepping: int) -> int:
-    """CPUID leaf 1 EAX of a family above 0xF (AMD 25481)."""
+def signature_of(family: int, model: int, stepping: int) -> int:
+    """Return CPUID leaf 1 EAX of a family above 0xF (AMD 25481)."""
     return (family - 0xF) << 20 | (model >> 4) << 16 | 0xF << 8 | (model & 0xF) << 4 | stepping
 
 
@@ -69,11 +69,11 @@ def _models(name: str, signature: int, versions: int, *extra: str) -> dict[str, 
 
 
 CPU_SIGNATURES: dict[str, int] = {
-    **_models("EPYC", _signature(23, 1, 2), 4, "EPYC-IBPB"),
-    **_models("EPYC-Rome", _signature(23, 49, 0), 4),
-    **_models("EPYC-Milan", _signature(25, 1, 1), 3),
-    **_models("EPYC-Genoa", _signature(25, 17, 0), 2),
-    **_models("EPYC-Turin", _signature(26, 0, 0), 0),
+    **_models("EPYC", signature_of(23, 1, 2), 4, "EPYC-IBPB"),
+    **_models("EPYC-Rome", signature_of(23, 49, 0), 4),
+    **_models("EPYC-Milan", signature_of(25, 1, 1), 3),
+    **_models("EPYC-Genoa", signature_of(25, 17, 0), 2),
+    **_models("EPYC-Turin", signature_of(26, 0, 0), 0),
 }
 """QEMU's CPU models -> CPUID leaf 1 EAX. `-cpu host` has the signature of the host's own processor: give the number."""
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from cvmtool.cli import explain, measure
-from cvmtool.errors import ConfigError, CvmError
+from cvmtool.cli import measure
+from cvmtool.errors import ConfigError
 from cvmtool.measure.hashes import kernel_hashes
 from cvmtool.measure.launch import firmware_seed, launch_digest
 from tests.unit.measure.test_ovmf import SECTIONS, firmware, metadata
@@ -84,8 +84,7 @@ class Image:
 
 @pytest.fixture
 def image(files, monkeypatch):
-    for module in (measure, explain):
-        monkeypatch.setattr(module, "named_bundle", lambda folder: Image(files))
+    monkeypatch.setattr(measure, "named_bundle", lambda folder: Image(files))
     return files
 
 
@@ -99,22 +98,15 @@ def test_a_word_that_is_no_command_is_a_bundle(image, arguments):
     assert by_mode["dryrun"] != by_mode["production"]
 
 
-def test_explain_finds_the_mistake(image):
-    digest = launch_digest(FIRMWARE, hashes=HASHES, cpu="EPYC-Milan", vcpus=3, guest_features=0x21).hex()
-    (match,) = json.loads(run(image, "explain", "base", "--digest", digest, "--json").stdout)["matches"]
-    assert (match["kernel"], match["vcpus"], match["guest_features"], match["vmm"]) == ("production", 3, 0x21, "qemu")
-    assert "EPYC-Milan" in match["cpus"]
-
-
-def test_explain_says_when_no_mistake_fits(image):
-    result = run(image, "explain", "base", "--digest", "00" * 48)
-    assert result.exit_code == 0
-    assert "no honest mistake" in result.stdout
-
-
-@pytest.mark.parametrize("arguments", [(), ("--digest", "00"), ("--digest", "00" * 48, "--report", "kernel")])
-def test_explain_needs_one_digest(image, arguments):
-    assert isinstance(run(image, "explain", "base", *arguments).exception, CvmError)
+def test_a_trace_shows_the_pages_of_both_command_lines(image):
+    rows = json.loads(run(image, "base", "--vcpus", "3", "--trace", "--json").stdout)["digests"]
+    for row in rows:
+        assert row["trace"][-1]["digest"] == row["launch_digest"]
+        assert row["page_counts"] == {"normal": 3, "zero": 9, "secrets": 1, "cpuid": 1, "vmsa": 3}
+    assert rows[0]["trace"][0] == rows[1]["trace"][0]
+    text = run(image, "base", "--vcpus", "3", "--trace")
+    assert text.stdout == run(image, "base", "--vcpus", "3").stdout
+    assert all(row["trace"][3]["digest"] in text.stderr for row in rows)
 
 
 def test_a_seed_stands_for_the_firmware(files):
