@@ -28,6 +28,9 @@ CASES_DIR = "cases"  # evidence of refusals, for `cvmtool attest replay`
 PACKS_DIR = "packs"  # sealed packs by content
 DRYRUN_DIR = "dryrun"  # the simulated AMD root and its keys
 PROBES_DIR = "probes"  # what running something taught us about this host
+RECORDS_DIR = "machines"  # one file a machine: where it runs
+LOCKS_DIR = "locks"  # held while something is sent to a host
+LIBVIRT_LOG_FILE = "libvirt.log"
 # Names below the data directory.
 BUNDLES_DIR = "bundles"  # guest images
 # Names below the cache directory.
@@ -81,6 +84,16 @@ class Settings:
         return self.state_dir / PROBES_DIR
 
     @property
+    def records_dir(self) -> Path:
+        """One file a machine."""
+        return self.state_dir / RECORDS_DIR
+
+    @property
+    def locks_dir(self) -> Path:
+        """Locks between this owner's processes."""
+        return self.state_dir / LOCKS_DIR
+
+    @property
     def bundles_dir(self) -> Path:
         """Guest images by name."""
         return self.data_dir / BUNDLES_DIR
@@ -122,7 +135,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, project: Path | N
             merged[name] = value
     state = Path(merged.get("state_dir", _xdg(env, "XDG_STATE_HOME", home / ".local/state")))
     # As root, QEMU runs as an unprivileged user that cannot reach below /root; what the host gets stands where it can.
-    machines = Path("/var/lib/cvmtool/machines") if os.geteuid() == 0 else state / "machines"
+    machines = Path("/var/lib/cvmtool/machines") if os.geteuid() == 0 else state / "host"
     return Settings(
         host=merged.get("host"),
         state_dir=state,

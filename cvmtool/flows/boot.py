@@ -19,6 +19,7 @@ from cvmtool.errors import AppraisalError, Finding, HostError
 from cvmtool.flows.machine import Machine, measured_hashes
 from cvmtool.formats.manifest import Artefact
 from cvmtool.host.domain import ROOT_SERIAL
+from cvmtool.host.files import HostFiles
 from cvmtool.host.hypervisor import MachineState
 from cvmtool.host.live import LiveDomain
 from cvmtool.host.storage import stage_words
@@ -26,6 +27,7 @@ from cvmtool.host.storage import stage_words
 FIRST_BYTE_SECONDS = 90.0  # a firmware prints within about two; a busy host under emulation needs many more
 _QUIET_SECONDS = 5.0  # before the program counter is looked at
 _SAMPLES = 6  # program counters, a second apart, of which all but one are the same in a dead loop
+_CHANGED = "the host changed {what} of the image, or its copy is damaged (cvmtool host gc --verify); nothing was released to it"
 _RIP = re.compile(r"\bRIP=([0-9a-f]{16})")
 
 
@@ -54,7 +56,7 @@ class BootWatch:
             raise AppraisalError(
                 "the measured boot was refused: the firmware does not start what this host gave it",
                 findings=self._differences() or (_NOTHING_DIFFERS,),
-                hint="the host changed an artefact of the image, or its copy is damaged; nothing was released to it",
+                hint=_CHANGED.format(what="an artefact"),
             )
 
     def _stopped(self, state: MachineState) -> None:
@@ -64,11 +66,11 @@ class BootWatch:
             raise AppraisalError(
                 f"the guest stopped itself while booting, after {words[-1] if words else 'no stage'!r}",
                 findings=differences or (_BLOCK_DIFFERS,),
-                hint="the host changed a disk of the image, or its copy is damaged; nothing was released to it",
+                hint=_CHANGED.format(what="a disk"),
             )
         raise HostError(
             f"the machine is {state.value} before its agent answered; last stage: {words[-1] if words else 'none'}",
-            hint=f"its console: {self._machine.directory.console}",
+            hint=f"its console, on the host: {self._machine.directory.console}",
         )
 
     def _stands_still(self) -> bool:
@@ -115,14 +117,14 @@ def differences(live: LiveDomain, machine: Machine) -> tuple[Finding, ...]:
     ]
     found = []
     for field, path, artefact in given:
-        actual = _sha256(path)
+        actual = _sha256(machine.host.files, path)
         if actual != artefact.sha256:
             found.append(_finding(field, f"sha256:{actual}", f"sha256:{artefact.sha256}"))
     required = machine.bundle.cmdline(machine.mode)
     if live.cmdline != required:
         found.append(_finding("cmdline", repr(live.cmdline[:400]), repr(required)))
     table = measured_hashes(machine.bundle).table()
-    actual = _sha256(live.hash_table)
+    actual = _sha256(machine.host.files, live.hash_table)
     if actual != hashlib.sha256(table).hexdigest():
         found.append(_finding("hash table", f"sha256:{actual}", f"sha256:{hashlib.sha256(table).hexdigest()}"))
     return tuple(found)
@@ -138,9 +140,8 @@ def _finding(field: str, actual: str, required: str) -> Finding:
     )
 
 
-def _sha256(path: str) -> str:
+def _sha256(files: HostFiles, path: str) -> str:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a host's path, not ours to interpret
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        return files.digest(path)
+    except HostError:
         return "unreadable"

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from cvmtool.config import Settings, private_dir
 from cvmtool.data.pack import TreeSource, make_pack
@@ -22,19 +21,20 @@ from cvmtool.dryrun.amd import FakeAmd
 from cvmtool.dryrun.faults import REFUSALS, Fault
 from cvmtool.errors import AppraisalError, CvmError, FreshnessError
 from cvmtool.flows.attach import Challenge, StageOf, attach
-from cvmtool.flows.hostile import HostileHost, Interpose, Tamper, between, flip_byte, retable
-from cvmtool.flows.machine import Connect, Machine, connect, start_machine
+from cvmtool.flows.hostile import Interpose, Tamper, between, flip_byte, hostile, retable
+from cvmtool.flows.hosts import OpenHost, open_host
+from cvmtool.flows.machine import Machine, start_machine
 from cvmtool.flows.packs import SealedPack
+from cvmtool.flows.platform import DryRun, Platform
+from cvmtool.flows.prepare import load_keys
 from cvmtool.flows.reporter import Reporter, Stage
-from cvmtool.flows.train import BOOT_SECONDS, dry_run_policy, load_keys, release_keys
+from cvmtool.flows.train import BOOT_SECONDS, configure, job_policy, release_keys
 from cvmtool.formats.channel import OPEN_LINE, answer_to, ready_line
-from cvmtool.formats.control import Op
 from cvmtool.formats.evidence import Evidence
 from cvmtool.formats.job import Container, JobManifest, Limits, Network, Output, OutputKind, Resources
 from cvmtool.formats.pack import HEADER_SIZE, Role
-from cvmtool.formats.wire import to_base64
 from cvmtool.host.domain import ROOT_SERIAL
-from cvmtool.host.hypervisor import Hypervisor
+from cvmtool.host.files import HostFiles
 from cvmtool.host.live import LiveDomain
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.amdroots import AmdRoots
@@ -71,41 +71,41 @@ class DrillResult:
 
 
 def _flip(field: str, at: int) -> Tamper:
-    def tamper(live: LiveDomain, xml: str) -> str:
-        flip_byte(getattr(live, field), at)
+    def tamper(live: LiveDomain, xml: str, files: HostFiles) -> str:
+        flip_byte(files, getattr(live, field), at)
         return xml
 
     return tamper
 
 
 def _flip_disk(role: str, at: int) -> Tamper:
-    def tamper(live: LiveDomain, xml: str) -> str:
+    def tamper(live: LiveDomain, xml: str, files: HostFiles) -> str:
         path = next(disk.path for disk in live.disks if (disk.serial == ROOT_SERIAL) == (role == "root"))
-        flip_byte(path, at)
+        flip_byte(files, path, at)
         return xml
 
     return tamper
 
 
-def _cmdline(_live: LiveDomain, xml: str) -> str:
+def _cmdline(_live: LiveDomain, xml: str, _files: HostFiles) -> str:
     return xml.replace("<cmdline>", "<cmdline>init=/bin/sh ")
 
 
-def _cmdline_with_table(live: LiveDomain, xml: str) -> str:
-    retable(live, f"{live.cmdline} cvmtool.extra=1")
+def _cmdline_with_table(live: LiveDomain, xml: str, files: HostFiles) -> str:
+    retable(live, files, f"{live.cmdline} cvmtool.extra=1")
     return xml.replace("</cmdline>", " cvmtool.extra=1</cmdline>")
 
 
-def _vcpus(_live: LiveDomain, xml: str) -> str:
+def _vcpus(_live: LiveDomain, xml: str, _files: HostFiles) -> str:
     return xml.replace(">1</vcpu>", ">2</vcpu>").replace("cores='1'", "cores='2'")
 
 
-def _no_table(live: LiveDomain, xml: str) -> str:
-    Path(live.hash_table).write_bytes(bytes(176))
+def _no_table(live: LiveDomain, xml: str, files: HostFiles) -> str:
+    files.write(live.hash_table, bytes(176))
     return xml
 
 
-def _other_job(live: LiveDomain, xml: str) -> str:
+def _other_job(live: LiveDomain, xml: str, _files: HostFiles) -> str:
     return xml.replace(live.host_data, secrets.token_hex(32))
 
 
@@ -264,8 +264,8 @@ def run_drills(
         HostError: a machine cannot be started at all.
     """
     with _small_job(settings) as (keys, manifest, packs):
-        amd = FakeAmd.load_or_create(settings.dryrun_dir)
-        policy = dry_run_policy(bundle, manifest, amd)
+        platform = DryRun(amd=FakeAmd.load_or_create(settings.dryrun_dir))
+        policy = job_policy(bundle, manifest, platform)
         challenge = Challenge(
             keys=keys,
             manifest=manifest,
@@ -274,7 +274,7 @@ def run_drills(
             boot_seconds=BOOT_SECONDS,
         )
 
-        def start(open_host: Connect) -> Machine:
+        def start(opener: OpenHost) -> Machine:
             return start_machine(
                 f"drill-{secrets.token_hex(4)}",
                 bundle=bundle,
@@ -282,40 +282,33 @@ def run_drills(
                 packs=packs,
                 settings=settings,
                 reporter=reporter,
-                open_host=open_host,
+                open_host=opener,
             )
 
         faults = [drill for drill in drills if drill.fault is not Fault.NONE]
         if faults:
-            machine = start(connect)
+            machine = start(open_host)
             try:
                 for drill in faults:
-                    yield _outcome(drill, machine, replace(challenge, fault=drill.fault), amd, stage)
+                    yield _outcome(drill, machine, challenge, replace(platform, fault=drill.fault), stage)
             finally:
                 machine.remove()
         for drill in drills:
             if drill.fault is not Fault.NONE:
                 continue
             production = baseline(roots=AmdRoots(), measurements=policy.measurements, host_data=policy.host_data)
-            machine = start(_hostile(drill))
+            machine = start(hostile(drill.tamper, drill.interpose))
             try:
                 judged_by = production if drill.production_policy else policy
-                yield _outcome(drill, machine, replace(challenge, policy=judged_by), amd, stage)
+                yield _outcome(drill, machine, replace(challenge, policy=judged_by), platform, stage)
             finally:
                 machine.remove()
 
 
-def _hostile(drill: Drill) -> Connect:
-    def open_host(uri: str, log: Path) -> Hypervisor:
-        return cast("Hypervisor", HostileHost(connect(uri, log), drill.tamper, drill.interpose))
-
-    return open_host
-
-
-def _outcome(drill: Drill, machine: Machine, challenge: Challenge, amd: FakeAmd, stage: StageOf) -> DrillResult:
+def _outcome(drill: Drill, machine: Machine, challenge: Challenge, platform: Platform, stage: StageOf) -> DrillResult:
     try:
-        with attach(machine, challenge, amd, stage=stage) as attached, stage(Stage.UNLOCK, "releasing the keys"):
-            attached.channel.request(Op.CONFIGURE, manifest=to_base64(challenge.manifest.encode()))
+        with attach(machine, challenge, platform, stage=stage) as attached, stage(Stage.UNLOCK, "releasing the keys"):
+            configure(attached, challenge.manifest)
             release_keys(attached, challenge.keys, challenge.manifest)
     except CvmError as error:
         codes = {finding.code for finding in error.findings} if isinstance(error, AppraisalError) else set()

@@ -12,24 +12,32 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
+from typing import cast
 
+from cvmtool.config import Settings
+from cvmtool.flows.hosts import Host, OpenHost, open_host
 from cvmtool.formats.channel import AGENT_PORT
+from cvmtool.host.files import HostFiles
 from cvmtool.host.hypervisor import Hypervisor
 from cvmtool.host.live import LiveDomain, parse_live_domain
 from cvmtool.measure.hashes import kernel_hashes
 
-Tamper = Callable[[LiveDomain, str], str]
-"""Gets what the domain would be given and its XML; may change the files; returns the XML to define."""
+Tamper = Callable[[LiveDomain, str, HostFiles], str]
+"""Gets what the domain would be given, its XML and the host's files, which it may change; returns the XML to define."""
 Interpose = Callable[[socket.socket], socket.socket]
 """Gets the agent port and returns what the owner sees instead."""
+MAX_FILE = 512 << 20  # bytes of a file that is changed
 
 
 class HostileHost:
     """Wraps a hypervisor; everything that is not an attack is passed on."""
 
-    def __init__(self, hypervisor: Hypervisor, tamper: Tamper | None, interpose: Interpose | None) -> None:
+    def __init__(
+        self, hypervisor: Hypervisor, files: HostFiles, tamper: Tamper | None, interpose: Interpose | None
+    ) -> None:
         self._hypervisor = hypervisor
+        self._files = files
         self._tamper = tamper
         self._interpose = interpose
         self._given: dict[str, LiveDomain] = {}
@@ -42,7 +50,7 @@ class HostileHost:
         given = parse_live_domain(xml)
         self._given[given.name] = given
         if self._tamper is not None:
-            xml = self._tamper(given, xml)
+            xml = self._tamper(given, xml, self._files)
         self._hypervisor.define(xml)
 
     def defined(self, name: str) -> LiveDomain:
@@ -55,20 +63,30 @@ class HostileHost:
         return self._interpose(opened) if self._interpose is not None and port == AGENT_PORT else opened
 
 
-def flip_byte(path: str, at: int) -> None:
-    """Flip the lowest bit of one byte; a negative `at` counts from the end."""
-    with Path(path).open("r+b") as file:
-        file.seek(at, 2 if at < 0 else 0)
-        position = file.tell()
-        byte = file.read(1)[0]
-        file.seek(position)
-        file.write(bytes([byte ^ 1]))
+def flip_byte(files: HostFiles, path: str, at: int) -> None:
+    """Flip the lowest bit of one byte; a negative `at` counts from the end.
+
+    The file becomes the machine's own: what the store holds, and other machines use, stays as it is.
+    """
+    data = bytearray(files.read(path, MAX_FILE))
+    data[at] ^= 1
+    files.write(path, bytes(data))
 
 
-def retable(live: LiveDomain, cmdline: str | None = None) -> None:
+def retable(live: LiveDomain, files: HostFiles, cmdline: str | None = None) -> None:
     """Write the hash table that fits the files as they are now: a host that lies consistently."""
-    hashes = kernel_hashes(Path(live.kernel).read_bytes(), Path(live.initrd).read_bytes(), cmdline or live.cmdline)
-    Path(live.hash_table).write_bytes(hashes.table())
+    kernel, initrd = files.read(live.kernel, MAX_FILE), files.read(live.initrd, MAX_FILE)
+    files.write(live.hash_table, kernel_hashes(kernel, initrd, cmdline or live.cmdline).table())
+
+
+def hostile(tamper: Tamper | None, interpose: Interpose | None = None) -> OpenHost:
+    """Return what opens a host that attacks."""
+
+    def open_hostile(settings: Settings) -> Host:
+        host = open_host(settings)
+        return replace(host, hypervisor=cast("Hypervisor", HostileHost(host.hypervisor, host.files, tamper, interpose)))
+
+    return open_hostile
 
 
 Rewrite = Callable[[bytes], bytes]

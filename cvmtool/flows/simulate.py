@@ -14,34 +14,32 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from cvmtool.dryrun.amd import FakeAmd
 from cvmtool.dryrun.faults import Fault
 from cvmtool.dryrun.psp import LaunchFacts, SimulatedPsp
-from cvmtool.errors import FormatError, HostError
+from cvmtool.errors import FormatError
 from cvmtool.flows.machine import Machine
 from cvmtool.formats.channel import PSP_PORT
 from cvmtool.formats.reportmsg import ReportRequest
 from cvmtool.formats.wire import parse_hex
+from cvmtool.host.files import HostFiles
 from cvmtool.host.live import LiveDomain
 
+MAX_FIRMWARE = 64 << 20  # bytes; QEMU takes far less
+MAX_HASH_TABLE = 4096  # bytes
 
-def launch_facts(live: LiveDomain) -> LaunchFacts:
+
+def launch_facts(live: LiveDomain, files: HostFiles) -> LaunchFacts:
     """Read what a live domain was given, from the files it names.
 
     Raises:
         HostError: a file is gone.
         FormatError: the domain's metadata is malformed.
     """
-    try:
-        firmware = Path(live.firmware).read_bytes()
-        table = Path(live.hash_table).read_bytes()
-    except OSError as error:
-        raise HostError("a file that the machine was started from is gone", detail=str(error)) from error
     return LaunchFacts(
-        firmware=firmware,
-        hash_table=table,
+        firmware=files.read(live.firmware, MAX_FIRMWARE),
+        hash_table=files.read(live.hash_table, MAX_HASH_TABLE),
         vcpus=live.vcpus,
         cpu=live.cpu,
         host_data=parse_hex(live.host_data, 32, what="the domain's host-data"),
@@ -65,7 +63,7 @@ def secure_processor(machine: Machine, amd: FakeAmd, *, fault: Fault = Fault.NON
     Raises:
         HostError: the machine does not run, or its port cannot be opened.
     """
-    psp = SimulatedPsp(amd, launch_facts(machine.hypervisor.live(machine.name)), fault)
+    psp = SimulatedPsp(amd, launch_facts(machine.hypervisor.live(machine.name), machine.host.files), fault)
     if fault is Fault.REPLAYED_REPORT:
         # A replay needs an earlier report: one over a challenge that nobody sent.
         psp.report(ReportRequest(report_data=secrets.token_bytes(64)))

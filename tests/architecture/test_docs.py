@@ -234,7 +234,8 @@ def test_files_has_every_setting_and_every_name():
         cell.strip("`") for cell in first_cells(text.partition("## State directory")[0])
     }
     missing = []
-    for module in ("config", "flows.jobs", "flows.cases", "flows.packs", "host.storage", "image.bundle"):
+    zones = ("config", "flows.jobs", "flows.cases", "flows.packs", "flows.placing", "host.storage", "host.store", "image.bundle")
+    for module in zones:
         values = vars(importlib.import_module(f"cvmtool.{module}")).items()
         names = [value for name, value in values if name.endswith(("_FILE", "_DIR")) and isinstance(value, str)]
         assert names

@@ -5,28 +5,23 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from cvmtool.cli.render import JsonReporter
 from cvmtool.config import Settings
 from cvmtool.errors import CvmError
-from cvmtool.flows.hostile import HostileHost, flip_byte
+from cvmtool.flows.hostile import MAX_FILE, Tamper, flip_byte, hostile
 from cvmtool.flows.jobs import JobState, load_jobs
-from cvmtool.flows.machine import connect
-from cvmtool.flows.train import Prepared, train
+from cvmtool.flows.platform import dry_run
+from cvmtool.flows.prepare import Prepared
+from cvmtool.flows.train import train
 from cvmtool.formats.pack import BLOCK, HEADER_SIZE
-from cvmtool.host.hypervisor import Hypervisor
+from cvmtool.host.files import HostFiles
 from cvmtool.host.live import LiveDomain
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
-
-
-def under(tamper: Callable[[LiveDomain, str], str]) -> Callable[[str, Path], Hypervisor]:
-    return lambda uri, log: cast("Hypervisor", HostileHost(connect(uri, log), tamper, None))
 
 
 def disk_of(prepared: Prepared, live: LiveDomain, name: str) -> str:
@@ -34,11 +29,16 @@ def disk_of(prepared: Prepared, live: LiveDomain, name: str) -> str:
     return next(disk.path for disk in live.disks if disk.serial == serial)
 
 
-def refused(
-    prepared: Prepared, settings: Settings, tamper: Callable[[LiveDomain, str], str], results: Path
-) -> CvmError:
+def refused(prepared: Prepared, settings: Settings, tamper: Tamper, results: Path) -> CvmError:
     with pytest.raises(CvmError) as error:
-        train(prepared, settings=settings, reporter=JsonReporter(), results=results, open_host=under(tamper))
+        train(
+            prepared,
+            platform=dry_run(settings),
+            settings=settings,
+            reporter=JsonReporter(),
+            results=results,
+            open_host=hostile(tamper),
+        )
     assert list(results.rglob("*.safetensors")) == []
     return error.value
 
@@ -48,10 +48,10 @@ def test_a_block_flipped_under_the_data_ends_without_results(
 ) -> None:
     """The block is read by the job alone, long after the keys were released: whatever the job made of it, nothing comes home."""
 
-    def tamper(live: LiveDomain, xml: str) -> str:
+    def tamper(live: LiveDomain, xml: str, files: HostFiles) -> str:
         pack = next(pack.descriptor for pack in prepared.packs if pack.descriptor.name == "data")
         payload = pack.data_blocks * BLOCK - HEADER_SIZE
-        flip_byte(disk_of(prepared, live, "data"), HEADER_SIZE + payload // 2)
+        flip_byte(files, disk_of(prepared, live, "data"), HEADER_SIZE + payload // 2)
         return xml
 
     error = refused(prepared, settings, tamper, tmp_path / "out")
@@ -63,18 +63,18 @@ def test_a_block_flipped_under_the_data_ends_without_results(
 def test_a_disk_of_another_pack_is_refused(prepared: Prepared, settings: Settings, tmp_path: Path) -> None:
     """A genuine pack of the same owner under another pack's serial: the manifest pins each by its root hash."""
 
-    def tamper(live: LiveDomain, xml: str) -> str:
-        data, model = (Path(disk_of(prepared, live, name)) for name in ("data", "model"))
-        one, other = data.read_bytes(), model.read_bytes()
-        data.write_bytes(other)
-        model.write_bytes(one)
+    def tamper(live: LiveDomain, xml: str, files: HostFiles) -> str:
+        data, model = (disk_of(prepared, live, name) for name in ("data", "model"))
+        one, other = files.read(data, MAX_FILE), files.read(model, MAX_FILE)
+        files.write(data, other)
+        files.write(model, one)
         return xml
 
     assert refused(prepared, settings, tamper, tmp_path / "out").exit_code == 5
 
 
 def test_a_withheld_disk_is_named(prepared: Prepared, settings: Settings, tmp_path: Path) -> None:
-    def tamper(live: LiveDomain, xml: str) -> str:
+    def tamper(live: LiveDomain, xml: str, _files: HostFiles) -> str:
         path = disk_of(prepared, live, "model")
         root = ET.fromstring(xml)
         devices = root.find("devices")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -15,8 +15,10 @@ import pytest
 
 from cvmtool.cli.render import JsonReporter
 from cvmtool.config import Settings
-from cvmtool.flows.machine import connect
-from cvmtool.flows.train import Prepared, prepare, train
+from cvmtool.flows.hosts import Host, open_host
+from cvmtool.flows.platform import dry_run
+from cvmtool.flows.prepare import Prepared, prepare
+from cvmtool.flows.train import train
 from cvmtool.host.embedded import EMBEDDED_DIR
 from cvmtool.host.hypervisor import Hypervisor
 from cvmtool.image.bundle import Bundle
@@ -81,13 +83,21 @@ resources: {{vcpus: 1, memory: 768MiB}}
     (folder / "job.yaml").write_text(job)
     hosts: list[WatchingHost] = []
 
-    def open_host(uri: str, log: Path) -> Hypervisor:
-        hosts.append(WatchingHost(connect(uri, log), settings.machines_dir))
-        return cast("Hypervisor", hosts[-1])
+    def watched_host(settings: Settings) -> Host:
+        host = open_host(settings)
+        hosts.append(WatchingHost(host.hypervisor, settings.machines_dir))
+        return replace(host, hypervisor=cast("Hypervisor", hosts[-1]))
 
     reporter = JsonReporter()
     prepared = prepare(folder / "job.yaml", bundle, settings=settings, reporter=reporter)
-    train(prepared, settings=settings, reporter=reporter, results=folder / "out", open_host=open_host)
+    train(
+        prepared,
+        platform=dry_run(settings),
+        settings=settings,
+        reporter=reporter,
+        results=folder / "out",
+        open_host=watched_host,
+    )
     keys = prepared.keys
     return Watched(
         seen=hosts[0].seen,

@@ -57,7 +57,7 @@ def test_the_hosts_store_stands_where_another_user_can_reach_it(levels, monkeypa
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert load().machines_dir == Path("/var/lib/cvmtool/machines")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert load().machines_dir == load().state_dir / "machines"
+    assert load().machines_dir == load().state_dir / "host"
 
 
 def test_xdg_moves_the_places(levels):

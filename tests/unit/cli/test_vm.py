@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -10,12 +11,15 @@ from cvmtool.cli.app import app
 from cvmtool.config import load_settings
 from cvmtool.errors import ConfigError, HostError
 from cvmtool.flows import machine as machines
+from cvmtool.flows.hosts import Host
+from cvmtool.flows.records import MachineRecord, load_record, save_record
+from cvmtool.host.files import LocalFiles
 from cvmtool.host.hypervisor import MachineState
-from cvmtool.host.storage import MachineDir, MachineRecord
+from cvmtool.host.storage import MachineDir
 
 
 class Hypervisor:
-    """What `connect` gives: a host with one machine."""
+    """The libvirt of a host with one machine."""
 
     def __init__(self):
         self.destroyed = []
@@ -29,7 +33,7 @@ class Hypervisor:
 
     def destroy(self, name):
         self.destroyed.append(name)
-        return name == "there"
+        return name == "there" and self.destroyed.count(name) == 1
 
     def close(self):
         self.closed += 1
@@ -39,20 +43,28 @@ class Hypervisor:
 def host(monkeypatch):
     made = Hypervisor()
 
-    def connect(_uri, _log):
+    def open_host(settings):
         if not made.answers:
             raise HostError("nothing answers")
-        return made
+        machines_dir = str(settings.machines_dir)
+        return Host(
+            name=settings.host, uri=settings.host, hypervisor=made, files=LocalFiles(), machines=machines_dir,
+            store=None, local=True,
+        )  # fmt: skip
 
-    monkeypatch.setattr(machines, "connect", connect)
+    monkeypatch.setattr(machines, "open_host", open_host)
     return made
 
 
 def place(name, *, uri="qemu:///system", pid=None, console=b""):
-    directory = MachineDir(load_settings().machines_dir, name)
+    settings = load_settings()
+    machines_dir = str(settings.machines_dir)
+    directory = MachineDir(LocalFiles(), machines_dir, name)
     directory.create()
-    directory.save(MachineRecord(name=name, job="digits", uri=uri, pid=os.getpid() if pid is None else pid))
-    directory.console.write_bytes(console)
+    Path(directory.console).write_bytes(console)
+    pid = os.getpid() if pid is None else pid
+    record = MachineRecord(name=name, job="digits", host=uri, uri=uri, machines=machines_dir, pid=pid)
+    save_record(settings.records_dir, record)
     return directory
 
 
@@ -95,16 +107,25 @@ def test_a_machine_is_destroyed_and_what_the_host_held_is_gone(host):
     result = vm("destroy", "there", "--json")
     assert json.loads(result.stdout)["found"] is True
     assert host.destroyed == ["there"]
-    assert not directory.path.exists()
+    assert not Path(directory.console).parent.exists()
+    assert load_record(load_settings().records_dir, "there") is None
     again = vm("destroy", "there", "--json")
     assert (again.exit_code, json.loads(again.stdout)["found"]) == (0, False)
 
 
-def test_the_files_of_a_machine_without_a_record_go_too():
-    directory = MachineDir(load_settings().machines_dir, "torn")
+def test_the_files_of_a_machine_without_a_record_go_too(host):
+    directory = MachineDir(LocalFiles(), str(load_settings().machines_dir), "torn")
     directory.create()
     assert "gone" in vm("destroy", "torn").stderr
-    assert not directory.path.exists()
+    assert not Path(directory.console).exists()
+
+
+def test_a_machine_stays_on_record_while_its_host_does_not_answer(host):
+    place("there")
+    host.answers = False
+    assert isinstance(vm("destroy", "there").exception, HostError)
+    host.answers = True
+    assert json.loads(vm("destroy", "there", "--json").stdout)["found"] is True
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "../state", "a/../../state", "/"])
@@ -116,5 +137,5 @@ def test_no_name_reaches_beyond_the_machines(host, name):
         result = vm("destroy", target)
         assert isinstance(result.exception, ConfigError)
     assert state.is_dir()
-    assert MachineDir(load_settings().machines_dir, "there").path.is_dir()
+    assert (load_settings().machines_dir / "there").is_dir()
     assert host.destroyed == []

@@ -4,6 +4,7 @@
 
 import hashlib
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from cvmtool.flows import boot
 from cvmtool.flows.boot import FIRST_BYTE_SECONDS, BootWatch, differences
 from cvmtool.formats.manifest import Mode
 from cvmtool.host.domain import Disk
+from cvmtool.host.files import LocalFiles
 from cvmtool.host.hypervisor import MachineState
 from cvmtool.host.storage import MachineDir
 from cvmtool.measure.hashes import kernel_hashes
@@ -42,19 +44,22 @@ class Host:
 
 @pytest.fixture
 def machine(tmp_path):
-    bundle_folder, host_folder = tmp_path / "bundle", MachineDir(tmp_path / "machines", "m1")
+    files = LocalFiles()
+    bundle_folder, host_folder = tmp_path / "bundle", MachineDir(files, str(tmp_path / "machines"), "m1")
     bundle_folder.mkdir()
     host_folder.create()
     artefacts, copies = {}, {}
     for name, data in CONTENT.items():
         (bundle_folder / name).write_bytes(data)
-        copies[name] = str(host_folder.write(name, data))
+        copies[name] = host_folder.path(name)
+        files.write(copies[name], data)
         artefacts[name] = SimpleNamespace(sha256=hashlib.sha256(data).hexdigest())
     table = kernel_hashes(CONTENT["kernel"], CONTENT["initrd"], CMDLINE).table()
+    files.write(host_folder.path("hashes.bin"), table)
     live = SimpleNamespace(
         **{name: copies[name] for name in ("firmware", "kernel", "initrd")},
         cmdline=CMDLINE,
-        hash_table=str(host_folder.write("hashes.bin", table)),
+        hash_table=host_folder.path("hashes.bin"),
         disks=[Disk(path=copies["rootfs"], serial="cvmtool-root"), Disk(path="/pack", serial="other")],
     )
     bundle = SimpleNamespace(
@@ -66,6 +71,7 @@ def machine(tmp_path):
     return SimpleNamespace(
         name="m1",
         hypervisor=Host(live),
+        host=SimpleNamespace(files=files),
         directory=host_folder,
         bundle=bundle,
         mode=Mode.DRYRUN,
@@ -75,6 +81,10 @@ def machine(tmp_path):
 
 def waited(machine, seconds):
     machine.started = time.monotonic() - seconds
+
+
+def change(machine, name, data):
+    machine.directory.files.write(machine.directory.path(name), data)
 
 
 def codes(error):
@@ -87,7 +97,7 @@ def test_a_machine_that_has_just_started_is_waited_for(machine):
 
 
 def test_a_machine_that_has_spoken_is_waited_for_however_long(machine):
-    machine.directory.console.write_bytes(b"S")
+    Path(machine.directory.console).write_bytes(b"S")
     waited(machine, 10 * FIRST_BYTE_SECONDS)
     watch = BootWatch(machine)
     for _ in range(20):
@@ -131,7 +141,7 @@ def test_one_interrupt_in_a_dead_loop_does_not_hide_it(machine):
 
 @pytest.mark.parametrize("name", ["firmware", "kernel", "initrd", "rootfs"])
 def test_a_changed_artefact_is_named(machine, name):
-    machine.directory.write(name, CONTENT[name] + b"!")
+    change(machine, name, CONTENT[name] + b"!")
     waited(machine, FIRST_BYTE_SECONDS + 1)
     with pytest.raises(AppraisalError) as refusal:
         BootWatch(machine).alive()
@@ -146,7 +156,7 @@ def test_every_difference_is_listed(machine):
     live.cmdline += " init=/bin/sh"
     live.kernel = "/missing"
     live.disks = []
-    machine.directory.write("hashes.bin", b"other")
+    change(machine, "hashes.bin", b"other")
     assert [found.field for found in differences(live, machine)] == ["kernel", "rootfs", "cmdline", "hash table"]
     assert differences(live, machine)[0].actual == "sha256:unreadable"
 
@@ -156,7 +166,7 @@ def test_what_is_the_images_own_differs_in_nothing(machine):
 
 
 def test_a_machine_that_stops_is_the_hosts_failure(machine):
-    machine.directory.console.write_bytes(b"CVM-STAGE initrd\r\n")
+    Path(machine.directory.console).write_bytes(b"CVM-STAGE initrd\r\n")
     machine.hypervisor.now = MachineState.CRASHED
     with pytest.raises(HostError) as failure:
         BootWatch(machine).alive()
@@ -174,7 +184,7 @@ def test_a_machine_that_stops_without_a_word(machine):
 
 def test_a_machine_that_stops_with_a_changed_disk_is_a_refusal(machine):
     machine.hypervisor.now = MachineState.STOPPED
-    machine.directory.write("rootfs", b"other")
+    change(machine, "rootfs", b"other")
     with pytest.raises(AppraisalError) as refusal:
         BootWatch(machine).alive()
     assert codes(refusal) == ["boot-rootfs"]
@@ -182,7 +192,7 @@ def test_a_machine_that_stops_with_a_changed_disk_is_a_refusal(machine):
 
 def test_a_guest_that_says_why_it_stops_is_a_refusal_even_if_the_disk_looks_right_now(machine):
     machine.hypervisor.now = MachineState.STOPPED
-    machine.directory.console.write_bytes(b"CVM-STAGE initrd\nCVM-FAIL verity\n")
+    Path(machine.directory.console).write_bytes(b"CVM-STAGE initrd\nCVM-FAIL verity\n")
     with pytest.raises(AppraisalError) as refusal:
         BootWatch(machine).alive()
     assert codes(refusal) == ["boot-verity"]

@@ -7,6 +7,7 @@ import pytest
 
 from cvmtool.flows.hostile import HostileHost, between, flip_byte, retable
 from cvmtool.formats.channel import AGENT_PORT, PSP_PORT
+from cvmtool.host.files import LocalFiles
 from cvmtool.host.live import parse_live_domain
 from cvmtool.measure.hashes import kernel_hashes
 from tests.unit.host.test_domain import render
@@ -30,7 +31,7 @@ class Hypervisor:
 
 def test_a_host_that_does_not_attack_is_an_ordinary_one():
     inner = Hypervisor()
-    host = HostileHost(inner, None, None)
+    host = HostileHost(inner, None, None, None)
     host.define(render())
     assert inner.defined == [render()]
     assert host.state("m") == "state of m"
@@ -42,9 +43,14 @@ def test_a_host_that_does_not_attack_is_an_ordinary_one():
 def test_a_tamperer_sees_the_domain_and_changes_it():
     inner = Hypervisor()
     seen = []
-    host = HostileHost(inner, lambda live, xml: (seen.append(live), xml.replace("EPYC-Genoa", "EPYC-Milan"))[1], None)
+    host = HostileHost(
+        inner,
+        "files",
+        lambda live, xml, files: (seen.append((live, files)), xml.replace("EPYC-Genoa", "EPYC-Milan"))[1],
+        None,
+    )
     host.define(render())
-    assert seen == [parse_live_domain(render())]
+    assert seen == [(parse_live_domain(render()), "files")]
     assert parse_live_domain(inner.defined[0]).cpu == "EPYC-Milan"
 
 
@@ -59,7 +65,7 @@ def exactly(end, size):
 def test_somebody_in_between_rewrites_both_directions_of_the_agents_port_alone():
     inner = Hypervisor()
     interpose = between(answer=lambda heard: heard.replace(b"yes", b"no!"), challenge=bytes.upper)
-    host = HostileHost(inner, None, interpose)
+    host = HostileHost(inner, None, None, interpose)
     owner = host.open_port("m", AGENT_PORT)
     guest = inner.ports[AGENT_PORT]
     owner.sendall(b"question")
@@ -76,11 +82,13 @@ def test_somebody_in_between_rewrites_both_directions_of_the_agents_port_alone()
 
 
 @pytest.mark.parametrize(("at", "expected"), [(0, b"`bc"), (2, b"abb"), (-1, b"abb"), (-3, b"`bc")])
-def test_one_bit_is_flipped(tmp_path, at, expected):
+def test_one_bit_is_flipped_and_what_other_machines_use_stays(tmp_path, at, expected):
     path = tmp_path / "file"
     path.write_bytes(b"abc")
-    flip_byte(str(path), at)
+    (tmp_path / "stored").hardlink_to(path)
+    flip_byte(LocalFiles(), str(path), at)
     assert path.read_bytes() == expected
+    assert (tmp_path / "stored").read_bytes() == b"abc"
 
 
 def test_a_consistent_liar_writes_the_table_of_what_there_is(tmp_path):
@@ -92,7 +100,7 @@ def test_a_consistent_liar_writes_the_table_of_what_there_is(tmp_path):
         hash_table=str(tmp_path / "table"),
         cmdline="c",
     )
-    retable(live)
+    retable(live, LocalFiles())
     assert (tmp_path / "table").read_bytes() == kernel_hashes(b"K", b"I", "c").table()
-    retable(live, "other")
+    retable(live, LocalFiles(), "other")
     assert (tmp_path / "table").read_bytes() == kernel_hashes(b"K", b"I", "other").table()

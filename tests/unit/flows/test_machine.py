@@ -3,17 +3,18 @@
 import pytest
 
 from cvmtool.errors import HostError
+from cvmtool.flows.hosts import Host
 from cvmtool.flows.machine import Machine
 from cvmtool.formats.manifest import Mode
-from cvmtool.host.storage import MachineDir
+from cvmtool.host.files import LocalFiles
 
 
-class Host:
+class Hypervisor:
     """A host whose user presses Ctrl-C during the first `destroy`."""
 
-    def __init__(self, *, interrupted, reachable=True):
+    def __init__(self, *, interrupted=False, reachable=True):
         self.interrupted, self.reachable = interrupted, reachable
-        self.domains, self.closed = {"m"}, False
+        self.domains, self.closed = {"m"}, 0
 
     def destroy(self, name):
         if self.interrupted:
@@ -22,31 +23,61 @@ class Host:
         if not self.reachable:
             raise HostError("gone")
         self.domains.discard(name)
+        return True
 
     def close(self):
-        self.closed = True
+        self.closed += 1
 
 
-def machine(tmp_path, host):
-    directory = MachineDir(tmp_path, "m")
-    directory.create()
-    return Machine(name="m", hypervisor=host, directory=directory, bundle=None, mode=Mode.DRYRUN, started=0.0)
+class Owner:
+    """A machine `m`, and what its owner is told and keeps."""
+
+    def __init__(self, folder, *hypervisors):
+        self.folder, self.hypervisors = folder, list(hypervisors)
+        self.recorded, self.notices = True, []
+        host = self.open()
+        self.machine = Machine(
+            name="m", host=host, bundle=None, mode=Mode.DRYRUN, started=0.0, reopen=self.open,
+            forget=self.forget, notice=self.notices.append,
+        )  # fmt: skip
+        self.machine.directory.create()
+
+    def open(self):
+        if not self.hypervisors:
+            raise HostError("does not answer")
+        return Host(
+            name="h", uri="u", hypervisor=self.hypervisors.pop(0), files=LocalFiles(), machines=str(self.folder),
+            store=None, local=True,
+        )  # fmt: skip
+
+    def forget(self):
+        self.recorded = False
 
 
 def test_an_interrupted_removal_begins_again(tmp_path):
-    host = Host(interrupted=True)
+    first = Hypervisor(interrupted=True)
+    owner = Owner(tmp_path, first)
     with pytest.raises(KeyboardInterrupt):
-        machine(tmp_path, host).remove()
-    assert (host.domains, host.closed, list(tmp_path.iterdir())) == (set(), True, [])
+        owner.machine.remove()
+    assert (first.domains, first.closed > 0, list(tmp_path.iterdir()), owner.recorded) == (set(), True, [], False)
 
 
-def test_the_directory_goes_even_if_the_host_is_gone(tmp_path):
-    host = Host(interrupted=False, reachable=False)
-    machine(tmp_path, host).remove()
-    assert (host.closed, list(tmp_path.iterdir())) == (True, [])
+def test_a_connection_that_is_gone_is_made_again(tmp_path):
+    first, second = Hypervisor(reachable=False), Hypervisor()
+    owner = Owner(tmp_path, first, second)
+    owner.machine.remove()
+    assert (second.domains, list(tmp_path.iterdir()), owner.recorded, owner.notices) == (set(), [], False, [])
+    assert (first.closed, second.closed) == (1, 1)
+
+
+def test_a_machine_on_a_host_that_is_gone_stays_on_record(tmp_path):
+    owner = Owner(tmp_path, Hypervisor(reachable=False))
+    owner.machine.remove()
+    assert owner.recorded
+    assert "cvmtool vm destroy m" in owner.notices[0]
 
 
 def test_removing_twice_is_no_error(tmp_path):
-    made = machine(tmp_path, Host(interrupted=False))
-    made.remove()
-    made.remove()
+    owner = Owner(tmp_path, Hypervisor())
+    owner.machine.remove()
+    owner.machine.remove()
