@@ -82,6 +82,9 @@ class SigningKey(IntEnum):
     NONE = 7
 
 
+_SIGNING_KEYS = {int(key): key for key in SigningKey}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirmwareVersion:
     """Version of the SEV firmware: one byte each. Build numbers are comparable within one product line only."""
@@ -295,10 +298,10 @@ def _must_be_zero(offset: str, data: bytes) -> None:
 def _signing_key(signer_info: int) -> SigningKey:
     if signer_info >> 5:
         raise FormatError(f"signer_info is {signer_info:#x}; required: bits 5 to 31 zero")
-    try:
-        return SigningKey(signer_info >> 2 & 7)
-    except ValueError:
-        raise FormatError(f"signing_key is {signer_info >> 2 & 7}; required: 0 (vcek), 1 (vlek) or 7 (none)") from None
+    key = _SIGNING_KEYS.get(signer_info >> 2 & 7)
+    if key is None:
+        raise FormatError(f"signing_key is {signer_info >> 2 & 7}; required: 0 (vcek), 1 (vlek) or 7 (none)")
+    return key
 
 
 def _firmware(data: bytes, reserved: str) -> FirmwareVersion:

@@ -48,7 +48,7 @@ class Rule(StrEnum):
 
     def allows(self, *, present: bool) -> bool:
         """Whether a bit that is `present` satisfies this rule."""
-        return self is Rule.ANY or present == (self is Rule.REQUIRED)
+        return self is not (Rule.FORBIDDEN if present else Rule.REQUIRED)
 
 
 class RootKind(StrEnum):
