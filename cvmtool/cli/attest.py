@@ -8,6 +8,7 @@ Needs no libvirt and no state: everything comes as files. `bundle` alone may ask
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -17,7 +18,16 @@ import typer
 from cvmtool.cli.files import read_file
 from cvmtool.cli.policy import app as policy_app
 from cvmtool.cli.render import printable
-from cvmtool.cli.verdict import container_fields, explanation, print_json, report_fields, show_claims, show_verdict
+from cvmtool.cli.reports import RAW, read_report
+from cvmtool.cli.verdict import (
+    container_fields,
+    evidence_fields,
+    explanation,
+    print_json,
+    report_fields,
+    show_claims,
+    show_verdict,
+)
 from cvmtool.errors import ConfigError, CvmError, FormatError, VerificationError
 
 if TYPE_CHECKING:
@@ -29,15 +39,16 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 1 << 20
 """Of every file that these commands read."""
 
-RAW = "raw"
-"""The container that is none; the others are looked up when they are needed, since that import costs every command."""
-
 app = typer.Typer(help="Read an attestation report, and decide whether to believe and accept it.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to standard output.")]
 ReportFile = Annotated[
-    Path, typer.Argument(help="An attestation report, 1184 bytes or in CONTAINER.", metavar="REPORT")
+    Path,
+    typer.Argument(
+        help="An attestation report, 1184 bytes or in CONTAINER; or the evidence that cvmtool kept, or its directory.",
+        metavar="REPORT",
+    ),
 ]
 Wrapping = Annotated[
     str,
@@ -51,12 +62,14 @@ Explain = Annotated[bool, typer.Option("--explain", help="Say in plain words who
 
 @app.command()
 def show(report: ReportFile, *, container: Wrapping = RAW, auxblob: Aux = None, as_json: Json = False) -> None:
-    """Show what a report claims. Nothing is verified."""
+    """Show what a report claims: bare, in a container, or in the evidence of a run or refusal. Nothing is verified."""
     from cvmtool.formats.report import parse_report
 
-    unwrapped = _unwrap(read_file(report, most=MAX_FILE_BYTES), container, auxblob)
-    fields = report_fields(parse_report(unwrapped.report))
-    around = {} if container == RAW else container_fields(unwrapped)
+    found = read_report(report, container, auxblob)
+    fields = report_fields(parse_report(found.unwrapped.report))
+    around = evidence_fields(found.evidence)
+    if container != RAW or found.evidence is not None:
+        around |= container_fields(found.unwrapped)
     if as_json:
         print_json({"schema": "cvmtool/attest-show/v1", "verified": False, "report": fields, **around})
         return
@@ -92,7 +105,6 @@ def verify(
     files = tuple(read_file(path, most=MAX_FILE_BYTES) for path in (*([vek] if vek else ()), *(chain or ())))
     listed = None if crl is None else read_file(crl, most=MAX_FILE_BYTES)
     time = datetime.now(UTC) if at is None else _time(at)
-    received = read_file(report, most=MAX_FILE_BYTES)
     document: dict[str, Any] = {
         "schema": "cvmtool/attest-verify/v1",
         "at": time.isoformat(),
@@ -101,7 +113,7 @@ def verify(
     }
 
     try:
-        unwrapped = _unwrap(received, container, auxblob)
+        unwrapped = read_report(report, container, auxblob).unwrapped
         authentic, genuine = _verify(unwrapped, files, listed, rules, time)
     except (FormatError, VerificationError) as error:
         if explain:
@@ -112,7 +124,7 @@ def verify(
 
     fresh = () if report_data is None else (_fresh_check(authentic, report_data),)
     checks = (*genuine, *fresh, *judge(authentic, rules))
-    refusal = _refusal(checks, fresh)
+    refusal = _refusal(checks, fresh, shlex.join(_reading(report, container)))
     document["report"] = report_fields(authentic.report)
     if explain:
         document["explanation"] = explanation(checks, document)
@@ -162,7 +174,7 @@ def bundle(
     from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
     from cvmtool.owner.verify import certificates_of
 
-    unwrapped = _unwrap(read_file(report, most=MAX_FILE_BYTES), container, auxblob)
+    unwrapped = read_report(report, container, auxblob).unwrapped
     files = tuple(read_file(path, most=MAX_FILE_BYTES) for path in (*([vek] if vek else ()), *(chain or ())))
     if line is not None and line not in set(ProductLine):
         raise ConfigError(f"--line is {line!r}; required: one of {', '.join(ProductLine)}")
@@ -234,16 +246,6 @@ def replay(
     _end(accepted, as_json=as_json)
 
 
-def _unwrap(data: bytes, container: str, auxblob: Path | None) -> Unwrapped:
-    from cvmtool.formats.containers import Container, unwrap
-
-    if container not in set(Container):
-        raise typer.BadParameter(f"{container!r} is not one of {', '.join(Container)}", param_hint="--container")
-    return unwrap(
-        data, Container(container), auxblob=b"" if auxblob is None else read_file(auxblob, most=MAX_FILE_BYTES)
-    )
-
-
 def _verify(
     unwrapped: Unwrapped, files: tuple[bytes, ...], crl: bytes | None, policy: Policy, at: datetime
 ) -> tuple[AuthenticReport, tuple[Check, ...]]:
@@ -284,15 +286,23 @@ def _fresh_check(authentic: AuthenticReport, text: str) -> Check:
     )
 
 
-def _refusal(checks: tuple[Check, ...], fresh: tuple[Check, ...]) -> CvmError | None:
+def _refusal(checks: tuple[Check, ...], fresh: tuple[Check, ...], reading: str) -> CvmError | None:
     from cvmtool.owner.appraise import RefusedError, StaleEvidenceError
 
     for check in fresh:
         if not check.passed:
             return StaleEvidenceError(check, checks)
     failed = {check.code for check in checks if not check.passed}
-    hint = "give AMD's revocation list of this product line (--crl)" if "revocation-checked" in failed else None
-    return RefusedError(checks, hint=hint) if failed else None
+    hints = []
+    if "revocation-checked" in failed:
+        hints.append("give AMD's revocation list of this product line (--crl)")
+    if "measurement" in failed:
+        hints.append(f"find out what was launched: cvmtool measure explain BUNDLE {reading} --vcpus N --cpu MODEL")
+    return RefusedError(checks, hint="; ".join(hints) or None) if failed else None
+
+
+def _reading(report: Path, container: str) -> tuple[str, ...]:
+    return ("--report", str(report), *(() if container == RAW else ("--container", container)))
 
 
 def _failed_check(error: CvmError) -> tuple[Check, ...]:

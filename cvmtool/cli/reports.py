@@ -10,6 +10,7 @@ refusal or an exported launch by the file in it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ MAX_FILE_BYTES = 1 << 20
 
 RAW = "raw"
 """The container that is none; the others are looked up when they are needed, since that import costs every command."""
+
+_ENCODED = re.compile(rb"[0-9A-Za-z+/=\s]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +94,7 @@ def _something_else(data: bytes) -> tuple[str, str | None] | None:
             "it is a certificate or key in PEM",
             "give the report itself; certificates go to attest verify --vek, --chain",
         )
-    if start.startswith((b"{", b"[")):
+    if start.startswith(b"{"):
         return "it is JSON", "give the report's own bytes; a receipt is shown by cvmtool receipt show"
     if data.startswith(b"\x30\x82"):
         return (
@@ -100,12 +103,8 @@ def _something_else(data: bytes) -> tuple[str, str | None] | None:
         )
     if data[:8] == bytes(4) + REPORT_BYTES.to_bytes(4, "little"):
         return "it is a MSG_REPORT_RSP", "give --container response"
-    if len(data) > REPORT_BYTES and _is_text(data):
-        return "it is text", "decode it first: base64 -d, or xxd -r -p for hex"
+    if _ENCODED.fullmatch(data):
+        return "it is text, hex or base64", "decode it first: xxd -r -p, or base64 -d"
     if len(data) > REPORT_BYTES:
         return f"it has {len(data)} bytes", "give --container extended if a certificate table follows the report"
     return f"it has {len(data)} bytes", "was it cut off?"
-
-
-def _is_text(data: bytes) -> bool:
-    return all(byte in b"\t\n\r" or 0x20 <= byte < 0x7F for byte in data[:2048])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from cvmtool.errors import CvmError
     from cvmtool.formats.containers import Unwrapped
+    from cvmtool.formats.evidence import Evidence
     from cvmtool.formats.report import Report
     from cvmtool.owner.checks import Check
 
@@ -134,6 +135,13 @@ def container_fields(unwrapped: Unwrapped) -> dict[str, Any]:
         "certificates": {names.get(guid, guid): len(blob) for guid, blob in unwrapped.table.entries},
         "claims": None if claims is None else claims.text.decode("utf-8", "replace"),
     }
+
+
+def evidence_fields(evidence: Evidence | None) -> dict[str, Any]:
+    """Return the keys that a guest showed with its report, nothing for a report of other origin."""
+    if evidence is None:
+        return {}
+    return {name: getattr(evidence, name).hex() for name in ("ssh_host_key", "hpke_key", "receipt_key")}
 
 
 def _plain(value: object) -> str:

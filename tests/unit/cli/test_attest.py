@@ -195,6 +195,41 @@ def test_show_verifies_nothing_and_says_so(case, tmp_path):
     assert "unverified" in CliRunner().invoke(app, ["show", str(tmp_path / "report")]).stdout
 
 
+def test_show_takes_the_evidence_that_was_kept_and_its_directory(tmp_path):
+    shown = fakes.launch(fakes.fake_amd())
+    (tmp_path / "evidence.bin").write_bytes(shown.encode())
+    for path in (tmp_path, tmp_path / "evidence.bin"):
+        value = document(CliRunner().invoke(app, ["show", str(path), "--json"]))
+        assert value["report"]["measurement"] == fakes.FACTS.digest().hex()
+        assert list(value["certificates"]) == ["vcek", "ask", "ark", "crl"]
+        keys = {name: key.hex() for name, key in fakes.KEYS.items()}
+        assert {name: value[name] for name in keys} == keys
+    assert fakes.KEYS["hpke_key"].hex() in CliRunner().invoke(app, ["show", str(tmp_path)]).stdout
+
+
+def test_show_says_what_a_wrong_file_is(tmp_path):
+    (tmp_path / "file").write_text("-----BEGIN CERTIFICATE-----\n")
+    error = CliRunner().invoke(app, ["show", str(tmp_path / "file")]).exception
+    assert isinstance(error, FormatError)
+    assert "PEM" in error.message
+
+
+def test_evidence_that_was_kept_is_verified_with_its_own_certificates(case, tmp_path):
+    (tmp_path / "evidence.bin").write_bytes(fakes.launch(fakes.fake_amd()).encode())
+    arguments = ["verify", str(tmp_path), "--policy", str(tmp_path / "policy"), "--json"]
+    assert document(CliRunner().invoke(app, arguments))["verdict"] == "accepted"
+
+
+@pytest.mark.parametrize("container", ["raw", "extended"])
+def test_another_measurement_has_the_hint_to_explain_it(tmp_path, container):
+    case = write_case(tmp_path, measurements=frozenset({b"M" * 48}))
+    more = () if container == "raw" else ("--container", container)
+    result = case("--json") if container == "raw" else wrapped(case, tmp_path, container)
+    hint = document(result)["hint"]
+    path = tmp_path / ("report" if container == "raw" else "wrapped")
+    assert f"cvmtool measure explain BUNDLE {' '.join(['--report', str(path), *more])}" in hint
+
+
 def wrapped(case, folder, container, *more):
     """Run `verify` on the case's report in a container, without --vek and --chain."""
     case_files = {name: (folder / name).read_bytes() for name in ("report", "vcek", "ask", "ark", "crl")}
