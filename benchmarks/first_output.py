@@ -26,10 +26,10 @@ from pathlib import Path
 
 from cvmtool.config import load_settings
 from cvmtool.flows.images import bring_up_to_date
-from cvmtool.flows.machine import domain_spec, measured_hashes
 from cvmtool.flows.platform import dry_run
 from cvmtool.flows.prepare import Prepared, prepare
 from cvmtool.flows.train import train
+from cvmtool.formats.manifest import Mode
 from cvmtool.host.accelerator import Acceleration
 
 BAR = 3.0
@@ -72,11 +72,10 @@ def bare(prepared: Prepared, acceleration: Acceleration) -> float:
     """Boot firmware, kernel and initrd alone; return seconds to the initrd's first word."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spec = domain_spec(
-            "bare", str(folder), bundle=prepared.bundle, manifest=prepared.manifest, packs=prepared.packs,
-            emulator="qemu-system-x86_64", accelerator=acceleration.domain_type,
-        )  # fmt: skip
-        (folder / "hashes.bin").write_bytes(measured_hashes(prepared.bundle).table())
+        launch = prepared.launch(Mode.DRYRUN)
+        simulation = launch.simulation(name, accelerator=acceleration.domain_type)
+        spec = launch.spec("bare", name, emulator="qemu-system-x86_64", launch=simulation)
+        (folder / "hashes.bin").write_bytes(launch.hashes.table())
         console = folder / "console.log"
         console.touch()
         arguments = [

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tempfile
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cvmtool.errors import ConfigError
@@ -31,6 +32,10 @@ PROBES_DIR = "probes"  # what running something taught us about this host
 RECORDS_DIR = "machines"  # one file a machine: where it runs
 LOCKS_DIR = "locks"  # held while something is sent to a host
 LIBVIRT_LOG_FILE = "libvirt.log"
+# Names below the configuration directory.
+HOSTS_DIR = "hosts"  # one directory a host that `cvmtool host add` made
+HOST_FILE = "host.toml"
+KNOWN_HOSTS_FILE = "known_hosts"
 # Names below the data directory.
 BUNDLES_DIR = "bundles"  # guest images
 # Names below the cache directory.
@@ -38,12 +43,35 @@ PACKAGES_DIR = "packages"  # distribution packages by SHA-256
 SEEDS_DIR = "seeds"  # what launch digests need of firmwares, by SHA-256
 
 
+HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
+_ACCELERATORS = ("qemu", "kvm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSettings:
+    """A host that has a name: a table `[hosts.NAME]`, or a directory that `cvmtool host add` made."""
+
+    name: str
+    uri: str
+    """libvirt URI."""
+    identity: Path | None = None
+    """Private SSH key; None tries the agent and the account's own keys."""
+    known_hosts: Path | None = None
+    """The host's SSH keys; None is `~/.ssh/known_hosts`."""
+    machines: str | None = None
+    """The host's directory of machines and store."""
+    files: str | None = None
+    """`sftp://[USER@]HOST[:PORT]`, where the URI is not SSH's."""
+    accelerator: str | None = None
+    """`kvm` or `qemu` (TCG) in dry runs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Where things are and which host is driven. Every field can be set at each level of precedence."""
 
     host: str | None
-    """libvirt URI; None chooses one (docs/architecture.md)."""
+    """A named host or a libvirt URI; None chooses one on this machine (docs/architecture.md)."""
     state_dir: Path
     """The owner's keys, jobs, packs and evidence. Trusted, 0700."""
     data_dir: Path
@@ -52,6 +80,31 @@ class Settings:
     """What can be fetched or made again."""
     machines_dir: Path
     """What is handed to the host: for a local host, its copies of the disks, and consoles. Nothing secret."""
+    hosts: Mapping[str, HostSettings] = field(default_factory=dict)
+    """Named hosts."""
+    config_dir: Path = Path("/etc/cvmtool")
+    """Where `cvmtool host add` writes. Follows XDG_CONFIG_HOME alone: it is where settings come from."""
+    known_hosts: Path = Path("/etc/ssh/ssh_known_hosts")
+    """The account's SSH host keys, for hosts without a file of their own."""
+
+    @property
+    def hosts_dir(self) -> Path:
+        """One directory an added host."""
+        return self.config_dir / HOSTS_DIR
+
+    def target(self) -> HostSettings | None:
+        """Return the host that is driven; None leaves the choice open.
+
+        Raises:
+            ConfigError: it is neither a named host nor a URI.
+        """
+        if self.host is None or self.host in self.hosts:
+            return None if self.host is None else self.hosts[self.host]
+        if ":" not in self.host:
+            near = difflib.get_close_matches(self.host, self.hosts, 1)
+            hint = f"did you mean {near[0]!r}?" if near else "cvmtool host list"
+            raise ConfigError(f"there is no host {self.host[:80]!r}", hint=hint)
+        return HostSettings(name=self.host, uri=self.host)
 
     @property
     def keystore(self) -> Path:
@@ -109,12 +162,15 @@ class Settings:
         return self.cache_dir / SEEDS_DIR
 
 
-def load_settings(environ: Mapping[str, str] | None = None, *, project: Path | None = None) -> Settings:
+def load_settings(
+    environ: Mapping[str, str] | None = None, *, project: Path | None = None, host: str | None = None
+) -> Settings:
     """Merge the settings of every level.
 
     Args:
         environ: the environment; None means this process's.
         project: the directory that may hold cvmtool.toml; None means the working directory.
+        host: of the flag, which wins.
 
     Raises:
         ConfigError: a file cannot be read, or has an unknown key or a value of another type.
@@ -123,12 +179,15 @@ def load_settings(environ: Mapping[str, str] | None = None, *, project: Path | N
     home = Path(env.get("HOME") or "~").expanduser()
     merged: dict[str, str] = {}
     config_home = _xdg(env, "XDG_CONFIG_HOME", home / ".config")
+    hosts = _added_hosts(config_home / HOSTS_DIR)
     for path in (
         Path("/etc/cvmtool/cvmtool.toml"),
         config_home / "cvmtool.toml",
         (project or Path.cwd()) / "cvmtool.toml",
     ):
-        merged.update(_read(path))
+        texts, named = _read(path)
+        merged.update(texts)
+        hosts.update(named)
     for name in _names():
         value = env.get(f"CVMTOOL_{name.upper()}")
         if value:
@@ -137,11 +196,14 @@ def load_settings(environ: Mapping[str, str] | None = None, *, project: Path | N
     # As root, QEMU runs as an unprivileged user that cannot reach below /root; what the host gets stands where it can.
     machines = Path("/var/lib/cvmtool/machines") if os.geteuid() == 0 else state / "host"
     return Settings(
-        host=merged.get("host"),
+        host=host or merged.get("host"),
         state_dir=state,
         data_dir=Path(merged.get("data_dir", _xdg(env, "XDG_DATA_HOME", home / ".local/share"))),
         cache_dir=Path(merged.get("cache_dir", _xdg(env, "XDG_CACHE_HOME", home / ".cache"))),
         machines_dir=Path(merged.get("machines_dir", machines)),
+        hosts=hosts,
+        config_dir=config_home,
+        known_hosts=home / ".ssh/known_hosts",
     )
 
 
@@ -171,28 +233,72 @@ def _is_own(folder: str) -> bool:
 
 
 def _names() -> list[str]:
-    return [field.name for field in fields(Settings)]
+    return [item.name for item in fields(Settings) if item.name not in {"hosts", "config_dir", "known_hosts"}]
 
 
 def _xdg(env: Mapping[str, str], name: str, default: Path) -> Path:
     return Path(env.get(name) or default) / "cvmtool"
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path) -> tuple[dict[str, str], dict[str, HostSettings]]:
+    document = _toml(path)
+    tables = document.pop("hosts", {})
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{path}: hosts is a {type(tables).__name__}; tables [hosts.NAME] are required")
+    hosts = {name: _host(path, name, table, f"hosts.{name}.") for name, table in tables.items()}
+    return _texts(path, document, _names(), ""), hosts
+
+
+def _toml(path: Path) -> dict[str, object]:
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read", detail=str(error)) from error
-    for key, value in document.items():
-        if key not in _names():
-            near = difflib.get_close_matches(key, _names(), 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(_names())}"
-            raise ConfigError(f"{path}: unknown key {key!r}", hint=hint)
+
+
+def _texts(path: Path, table: Mapping[str, object], known: list[str], where: str) -> dict[str, str]:
+    found = {}
+    for key, value in table.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"{path}: unknown key {where + key!r}", hint=hint)
         if not isinstance(value, str):
-            raise ConfigError(f"{path}: {key} is a {type(value).__name__}; a string is required")
-    return document
+            raise ConfigError(f"{path}: {where}{key} is a {type(value).__name__}; a string is required")
+        found[key] = value
+    return found
+
+
+def _host(path: Path, name: str, table: object, where: str) -> HostSettings:
+    if not HOST_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{path}: a host's name is {name[:80]!r}; lower-case letters, digits, '.', '_' and '-' are required"
+        )
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: {where}uri is missing; a table [hosts.{name}] is required")
+    values = _texts(path, table, [item.name for item in fields(HostSettings) if item.name != "name"], where)
+    if "uri" not in values:
+        raise ConfigError(f"{path}: {where}uri is missing", hint=f'uri = "qemu+ssh://USER@{name}/system"')
+    if values.get("accelerator", "qemu") not in _ACCELERATORS:
+        raise ConfigError(f"{path}: {where}accelerator is {values['accelerator']!r}; kvm or qemu is required")
+    if not values.get("machines", "/").startswith("/"):
+        raise ConfigError(f"{path}: {where}machines is {values['machines']!r}; an absolute path is required")
+    keys = {key: (path.parent / Path(values[key]).expanduser()) for key in ("identity", "known_hosts") if key in values}
+    return HostSettings(
+        name=name,
+        uri=values["uri"],
+        machines=values.get("machines"),
+        files=values.get("files"),
+        accelerator=values.get("accelerator"),
+        **keys,
+    )
+
+
+def _added_hosts(folder: Path) -> dict[str, HostSettings]:
+    paths = {path.parent.name: path for path in sorted(folder.glob(f"*/{HOST_FILE}"))}
+    return {name: _host(path, name, _toml(path), "") for name, path in paths.items()}
 
 
 def resources(name: str) -> Path:

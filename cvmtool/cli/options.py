@@ -11,4 +11,7 @@ from typing import Annotated
 
 import typer
 
+Host = Annotated[
+    str | None, typer.Option("--host", help="A libvirt URI, or the name of a host in the settings.", metavar="HOST")
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvmtool.cli.files import read_file
-from cvmtool.cli.options import Json
+from cvmtool.cli.options import Host, Json
 
 _MAX_POLICY = 1 << 20  # bytes
 
@@ -34,7 +34,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Run under QEMU without SEV-SNP: SIMULATED / NOT CONFIDENTIAL.")
     ] = False,
-    host: Annotated[str | None, typer.Option("--host", help="libvirt URI of the host.", metavar="URI")] = None,
+    host: Host = None,
     results: Annotated[
         Path | None, typer.Option("--results", help="Where outputs and receipt go.", metavar="DIR")
     ] = None,
@@ -57,8 +57,6 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train on sealed data inside a confidential VM, and bring the model and a receipt home."""
-    from dataclasses import replace
-
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.config import load_settings
     from cvmtool.flows.platform import dry_run as simulation
@@ -68,9 +66,7 @@ def train(
     from cvmtool.owner.kds import AMD_URL
     from cvmtool.owner.policyfile import parse_policy
 
-    settings = load_settings()
-    if host is not None:
-        settings = replace(settings, host=host)
+    settings = load_settings(host=host)
     reporter = JsonReporter() if as_json else TerminalReporter()
     if dry_run and isinstance(reporter, TerminalReporter):
         reporter.banner()

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cvmtool.cli.options import Json
+from cvmtool.cli.options import Host, Json
 
 app = typer.Typer(help="Look at the virtual machines that cvmtool started, and stop them.", no_args_is_help=True)
 
@@ -56,25 +56,30 @@ def destroy(
 @app.command()
 def render(
     job: Annotated[str, typer.Argument(help="The job file.", metavar="JOB.yaml")],
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="The machine of a dry run; no host is asked.")] = False,
+    host: Host = None,
+    argv: Annotated[bool, typer.Option("--argv", help="The arguments that libvirt would give QEMU, instead.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print the libvirt domain that a dry run of a job would define. Nothing is started; the salt differs each time."""
+    """Print the libvirt domain that a job would define. Nothing is started; the salt differs each time."""
     from pathlib import Path
 
     from cvmtool.cli.render import TerminalReporter, emit_schema
     from cvmtool.config import load_settings
     from cvmtool.flows.images import bring_up_to_date
-    from cvmtool.flows.machine import render_machine
-    from cvmtool.flows.train import prepare, read_job
+    from cvmtool.flows.machine import render_argv, render_machine
+    from cvmtool.flows.prepare import prepare, read_job
+    from cvmtool.formats.manifest import Mode
 
-    settings = load_settings()
+    settings = load_settings(host=host)
     reporter = TerminalReporter()
     bundle = bring_up_to_date(read_job(Path(job)).image, settings, progress=reporter.step, notice=reporter.notice)
     prepared = prepare(Path(job), bundle, settings=settings, reporter=reporter)
-    xml = render_machine(
-        "cvmtool-render", bundle=bundle, manifest=prepared.manifest, packs=prepared.packs, settings=settings
-    )
+    launch = prepared.launch(Mode.DRYRUN if dry_run else Mode.PRODUCTION)
+    show = render_argv if argv else render_machine
+    text = show("cvmtool-render", launch, settings)
     if as_json:
-        emit_schema("vm-render", xml=xml)
+        emit_schema("vm-render", **({"argv": text} if argv else {"xml": text}))
     else:
-        typer.echo(xml, nl=False)
+        typer.echo(text, nl=False)

@@ -8,13 +8,14 @@ Zone: flows. A refusal leaves the evidence on disk, so that it can be decided ag
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cvmtool.errors import CvmError
+from cvmtool.errors import AppraisalError, CvmError
 from cvmtool.flows.boot import BootWatch
 from cvmtool.flows.cases import save_case
 from cvmtool.flows.machine import Machine
@@ -85,7 +86,7 @@ def demand_evidence(
     return channel, session, evidence
 
 
-def judge(session: Session, evidence: Evidence, challenge: Challenge) -> VerifiedGuest:
+def judge(session: Session, evidence: Evidence, challenge: Challenge, machine: Machine) -> VerifiedGuest:
     """Decide; save the case if the decision is no.
 
     Raises:
@@ -104,8 +105,32 @@ def judge(session: Session, evidence: Evidence, challenge: Challenge) -> Verifie
             at=at,
             error=error,
         )
-        error.hint = f"{error.hint + '; ' if error.hint else ''}decide it again: cvmtool attest replay {case}"
+        hints = (
+            error.hint,
+            _explain(error, case, machine),
+            f"decide it again: cvmtool attest replay {case}",
+        )
+        error.hint = "; ".join(filter(None, hints))
         raise
+
+
+def _explain(error: CvmError, case: Path, machine: Machine) -> str | None:
+    """Return the command that finds out what was launched, if that was not what was expected."""
+    if not isinstance(error, AppraisalError) or all(finding.code != "measurement" for finding in error.findings):
+        return None
+    launch = machine.launch
+    words = (
+        "cvmtool",
+        "measure",
+        "explain",
+        str(launch.bundle.folder),
+        "--report",
+        str(case),
+        "--mode",
+        str(launch.mode),
+    )
+    options = ("--vcpus", str(launch.resources.vcpus), "--cpu", launch.resources.cpu)
+    return f"find out what was launched: {shlex.join((*words, *options))}"
 
 
 @contextmanager
@@ -120,7 +145,7 @@ def attach(machine: Machine, challenge: Challenge, platform: Platform, *, stage:
             channel, session, evidence = demand_evidence(machine, challenge, platform, stack)
         with stage(Stage.ATTEST, "judging its evidence"):
             evidence = platform.complete(evidence, datetime.now(UTC))
-            guest = judge(session, evidence, challenge)
+            guest = judge(session, evidence, challenge, machine)
             channel.connect(
                 nonce=session.nonce,
                 ssh_host_key=guest.ssh_host_key,

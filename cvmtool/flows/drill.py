@@ -23,6 +23,7 @@ from cvmtool.errors import AppraisalError, CvmError, FreshnessError
 from cvmtool.flows.attach import Challenge, StageOf, attach
 from cvmtool.flows.hostile import Interpose, Tamper, between, flip_byte, hostile, retable
 from cvmtool.flows.hosts import OpenHost, open_host
+from cvmtool.flows.launch import Launch
 from cvmtool.flows.machine import Machine, start_machine
 from cvmtool.flows.packs import SealedPack
 from cvmtool.flows.platform import DryRun, Platform
@@ -33,6 +34,7 @@ from cvmtool.formats.channel import OPEN_LINE, answer_to, ready_line
 from cvmtool.formats.evidence import Evidence
 from cvmtool.formats.job import Container, JobManifest, Limits, Network, Output, OutputKind, Resources
 from cvmtool.formats.pack import HEADER_SIZE, Role
+from cvmtool.formats.policybits import GuestPolicy
 from cvmtool.host.domain import ROOT_SERIAL
 from cvmtool.host.files import HostFiles
 from cvmtool.host.live import LiveDomain
@@ -266,6 +268,16 @@ def run_drills(
     with _small_job(settings) as (keys, manifest, packs):
         platform = DryRun(amd=FakeAmd.load_or_create(settings.dryrun_dir))
         policy = job_policy(bundle, manifest, platform)
+        # Unsigned: what the owner finds is to be seen here, and firmware would refuse most of it before.
+        launch = Launch(
+            label=manifest.name,
+            bundle=bundle,
+            mode=platform.mode,
+            host_data=manifest.host_data,
+            policy=GuestPolicy(0x30000),
+            resources=manifest.resources,
+            packs=packs,
+        )
         challenge = Challenge(
             keys=keys,
             manifest=manifest,
@@ -277,9 +289,7 @@ def run_drills(
         def start(opener: OpenHost) -> Machine:
             return start_machine(
                 f"drill-{secrets.token_hex(4)}",
-                bundle=bundle,
-                manifest=manifest,
-                packs=packs,
+                launch,
                 settings=settings,
                 reporter=reporter,
                 open_host=opener,

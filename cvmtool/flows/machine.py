@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from cvmtool.config import Settings, private_dir, resources
-from cvmtool.errors import BuildError, ConfigError, CvmError, HostError
+from cvmtool.errors import ConfigError, CvmError, HostError
 from cvmtool.flows.hosts import Host, OpenHost, open_host
-from cvmtool.flows.packs import SealedPack
-from cvmtool.flows.placing import FIRMWARE_FILE, INITRD_FILE, KERNEL_FILE, ROOTFS_FILE, pack_file, place
+from cvmtool.flows.launch import Launch
+from cvmtool.flows.placing import place
 from cvmtool.flows.records import (
     MachineRecord,
     forget_record,
@@ -27,20 +27,15 @@ from cvmtool.flows.records import (
     save_record,
 )
 from cvmtool.flows.reporter import Reporter
-from cvmtool.formats.job import JobManifest
 from cvmtool.formats.manifest import Mode
 from cvmtool.host.accelerator import Acceleration, ProbeBoot, probe_kvm
-from cvmtool.host.domain import ROOT_SERIAL, Disk, DomainSpec, Simulation, render_domain
+from cvmtool.host.domain import DomainSpec, render_domain
 from cvmtool.host.files import LocalFiles
 from cvmtool.host.hypervisor import Hypervisor, MachineState
 from cvmtool.host.live import require_same
-from cvmtool.host.storage import CONSOLE_FILE, HASH_TABLE_FILE, MachineDir, stage_words
-from cvmtool.image.bundle import Bundle
-from cvmtool.measure.hashes import KernelHashes, kernel_hashes
-from cvmtool.measure.ovmf import parse_firmware
+from cvmtool.host.storage import HASH_TABLE_FILE, MachineDir, stage_words
 
-GUEST_POLICY = 0x30000
-"""Bit 17 (must be one) and bit 16 (SMT allowed); debug, migration and every other bit off."""
+_EMULATOR = "/usr/bin/qemu-system-x86_64"  # where no host was asked
 _POWEROFF_SECONDS = 15.0
 
 
@@ -50,8 +45,7 @@ class Machine:
 
     name: str
     host: Host
-    bundle: Bundle
-    mode: Mode
+    launch: Launch
     started: float
     """time.monotonic() of the start."""
     reopen: Callable[[], Host]
@@ -119,15 +113,13 @@ def _clear(host: Host, name: str) -> bool:
 
 def start_machine(
     name: str,
+    launch: Launch,
     *,
-    bundle: Bundle,
-    manifest: JobManifest,
-    packs: Sequence[SealedPack],
     settings: Settings,
     reporter: Reporter,
     open_host: OpenHost = open_host,
 ) -> Machine:
-    """Give the host what it needs, define the dry-run domain and start it.
+    """Give the host what it needs, define the domain and start it.
 
     Raises:
         HostError: the host cannot take or start it; nothing is left behind, or the owner's record says where.
@@ -136,7 +128,7 @@ def start_machine(
     try:
         directory = host.directory(name)
         record = MachineRecord(
-            name=name, job=manifest.name, host=host.name, uri=host.uri, machines=host.machines, pid=os.getpid()
+            name=name, job=launch.label, host=host.name, uri=host.uri, machines=host.machines, pid=os.getpid()
         )
         # Before the clean-up below is answerable for it: what stands under this name is another machine's.
         save_record(settings.records_dir, record)
@@ -146,8 +138,7 @@ def start_machine(
     machine = Machine(
         name=name,
         host=host,
-        bundle=bundle,
-        mode=Mode.DRYRUN,
+        launch=launch,
         started=time.monotonic(),
         reopen=lambda: open_host(settings),
         forget=lambda: forget_record(settings.records_dir, name),
@@ -160,109 +151,93 @@ def start_machine(
         host.close()
         raise
     try:
-        probe = _probe(bundle, manifest, host.hypervisor.capabilities().emulator)
-        acceleration = _acceleration(host, probe, settings)
-        if acceleration.domain_type == "qemu":
-            reporter.notice(f"emulating the CPU (TCG), which is slow: {acceleration.reason}")
-        spec = domain_spec(
-            name,
-            f"{host.machines}/{name}",
-            bundle=bundle,
-            manifest=manifest,
-            packs=packs,
-            emulator=probe.emulator,
-            accelerator=acceleration.domain_type,
-        )
-        place(host, directory, bundle, packs, reporter)
-        host.files.write(directory.path(HASH_TABLE_FILE), measured_hashes(bundle).table())
-        reporter.step("defining and starting it")
-        host.hypervisor.define(render_domain(spec, resources("templates")))
-        require_same(host.hypervisor.defined(name), spec)
-        host.hypervisor.start(name)
+        _start(machine, settings, reporter)
     except BaseException:
         machine.remove()
         raise
     return replace(machine, started=time.monotonic())
 
 
-def _acceleration(host: Host, probe: ProbeBoot, settings: Settings) -> Acceleration:
+def _start(machine: Machine, settings: Settings, reporter: Reporter) -> None:
+    name, host, launch = machine.name, machine.host, machine.launch
+    spec = _spec(machine, settings, reporter)  # before anything is sent: a host that cannot start it gets nothing
+    place(host, machine.directory, launch.bundle, launch.packs, reporter)
+    if launch.mode is Mode.DRYRUN:
+        host.files.write(machine.directory.path(HASH_TABLE_FILE), launch.hashes.table())
+    reporter.step("defining and starting it")
+    host.hypervisor.define(render_domain(spec, resources("templates")))
+    require_same(host.hypervisor.defined(name), spec)
+    host.hypervisor.start(name)
+
+
+def _spec(machine: Machine, settings: Settings, reporter: Reporter) -> DomainSpec:
+    name, host, launch = machine.name, machine.host, machine.launch
+    directory = f"{host.machines}/{name}"
+    if launch.mode is Mode.PRODUCTION:
+        able = host.hypervisor.capabilities(virt_type="kvm")
+        return launch.spec(name, directory, emulator=able.emulator, launch=launch.confidential(able))
+    emulator = host.hypervisor.capabilities().emulator
+    acceleration = _acceleration(host, launch, emulator, settings)
+    if acceleration.domain_type == "qemu":
+        reporter.notice(f"emulating the CPU (TCG), which is slow: {acceleration.reason}")
+    simulation = launch.simulation(directory, accelerator=acceleration.domain_type)
+    return launch.spec(name, directory, emulator=emulator, launch=simulation)
+
+
+def _acceleration(host: Host, launch: Launch, emulator: str, settings: Settings) -> Acceleration:
     if host.local:
-        return probe_kvm(probe, cache=private_dir(settings.probes_dir))
+        return probe_kvm(_probe(launch, emulator), cache=private_dir(settings.probes_dir))
     return Acceleration(domain_type="qemu", reason="whether KVM works on another host cannot be tried from here")
 
 
-def _probe(bundle: Bundle, manifest: JobManifest, emulator: str) -> ProbeBoot:
+def _probe(launch: Launch, emulator: str) -> ProbeBoot:
+    bundle = launch.bundle
     return ProbeBoot(
         emulator=emulator,
-        cpu=manifest.resources.cpu,
+        cpu=launch.resources.cpu,
         firmware=bundle.firmware,
         kernel=bundle.kernel,
         initrd=bundle.initrd,
-        cmdline=bundle.cmdline(Mode.DRYRUN),
-        hash_table=measured_hashes(bundle).table(),
-        hash_table_gpa=parse_firmware(bundle.firmware.read_bytes()).hash_table_gpa or 0,
+        cmdline=launch.cmdline,
+        hash_table=launch.hashes.table(),
+        hash_table_gpa=launch.simulation("", accelerator="kvm").hash_table_gpa,
     )
 
 
-def measured_hashes(bundle: Bundle) -> KernelHashes:
-    """Return what the firmware checks kernel, initrd and command line against in a dry run."""
-    return kernel_hashes(bundle.kernel.read_bytes(), bundle.initrd.read_bytes(), bundle.cmdline(Mode.DRYRUN))
+def render_machine(name: str, launch: Launch, settings: Settings) -> str:
+    """Return the domain XML that `start_machine` would define; nothing is started or copied.
 
-
-def domain_spec(
-    name: str,
-    directory: str,
-    *,
-    bundle: Bundle,
-    manifest: JobManifest,
-    packs: Sequence[SealedPack],
-    emulator: str,
-    accelerator: str,
-) -> DomainSpec:
-    """Describe the dry-run machine of a job; every path is below `directory`. Nothing is read from or written there.
+    An SEV-SNP machine is rendered for the host of the settings, which is asked; a dry run's for emulation, and nobody is.
 
     Raises:
-        BuildError: the firmware has no place for a kernel hash table.
+        HostError: the host does not answer, or cannot start it.
     """
-    gpa = parse_firmware(bundle.firmware.read_bytes()).hash_table_gpa
-    if gpa is None:
-        raise BuildError("the firmware has no place for a kernel hash table", hint="cvmtool image build --force")
-    disks = [Disk(path=f"{directory}/{ROOTFS_FILE}", serial=ROOT_SERIAL)]
-    disks += [Disk(path=f"{directory}/{pack_file(pack)}", serial=pack.descriptor.serial) for pack in packs]
-    return DomainSpec(
-        name=name,
-        job=manifest.name,
-        image=bundle.manifest.name,
-        emulator=emulator,
-        host_data=manifest.host_data.hex(),
-        policy=f"{GUEST_POLICY:#x}",
-        memory_mib=manifest.resources.memory_mib,
-        vcpus=manifest.resources.vcpus,
-        cpu=manifest.resources.cpu,
-        firmware=f"{directory}/{FIRMWARE_FILE}",
-        kernel=f"{directory}/{KERNEL_FILE}",
-        initrd=f"{directory}/{INITRD_FILE}",
-        cmdline=bundle.cmdline(Mode.DRYRUN),
-        disks=tuple(disks),
-        console=f"{directory}/{CONSOLE_FILE}",
-        launch=Simulation(accelerator=accelerator, hash_table=f"{directory}/{HASH_TABLE_FILE}", hash_table_gpa=gpa),
-    )
-
-
-def render_machine(
-    name: str, *, bundle: Bundle, manifest: JobManifest, packs: Sequence[SealedPack], settings: Settings
-) -> str:
-    """Return the domain XML that `start_machine` would define, under emulation; nothing is started or copied."""
-    spec = domain_spec(
-        name,
-        str(settings.machines_dir.absolute() / name),
-        bundle=bundle,
-        manifest=manifest,
-        packs=packs,
-        emulator="/usr/bin/qemu-system-x86_64",
-        accelerator="qemu",
-    )
+    directory = str(settings.machines_dir.absolute() / name)
+    if launch.mode is Mode.DRYRUN:
+        simulation = launch.simulation(directory, accelerator="qemu")
+        spec = launch.spec(name, directory, emulator=_EMULATOR, launch=simulation)
+        return render_domain(spec, resources("templates"))
+    host = open_host(settings)
+    try:
+        able = host.hypervisor.capabilities(virt_type="kvm")
+    finally:
+        host.close()
+    spec = launch.spec(name, f"{host.machines}/{name}", emulator=able.emulator, launch=launch.confidential(able))
     return render_domain(spec, resources("templates"))
+
+
+def render_argv(name: str, launch: Launch, settings: Settings) -> str:
+    """Return the QEMU command line that the host's libvirt would run for what `render_machine` returns, as a shell line.
+
+    Raises:
+        HostError: as `render_machine`.
+    """
+    xml = render_machine(name, launch, settings)
+    host = open_host(settings)
+    try:
+        return host.hypervisor.argv(xml)
+    finally:
+        host.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from cvmtool.config import Settings, private_dir, write_once
 from cvmtool.data.oci import ImageConfig, OciImage
 from cvmtool.errors import ConfigError, FormatError
+from cvmtool.flows.launch import Launch
 from cvmtool.flows.packs import SealedPack, seal_container, seal_tree
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.formats.idblock import NAME_BYTES, IdBlock, LaunchIdentity
@@ -45,8 +46,8 @@ class Prepared:
         """What the launch demands of the firmware: no debugging, no migration, and no SMT unless the job allows it."""
         return GuestPolicy(_RESERVED_ONE | (_SMT_ALLOWED if self.file.smt else 0))
 
-    def identity(self, mode: Mode) -> LaunchIdentity:
-        """Sign the one launch digest that this job may have: firmware then finishes no other.
+    def launch(self, mode: Mode) -> Launch:
+        """Return the machine that this job is for, its launch signed by the owner: firmware then finishes no other.
 
         Raises:
             FormatError: the image has no launch digest for the job's CPU model and count.
@@ -57,7 +58,16 @@ class Prepared:
             image_id=bytes.fromhex(self.bundle.digest)[:NAME_BYTES],
             policy=self.guest_policy,
         )
-        return LaunchIdentity(block=block, auth=sign_launch(block, self.keys.launch_key()))
+        return Launch(
+            label=self.manifest.name,
+            bundle=self.bundle,
+            mode=mode,
+            host_data=self.manifest.host_data,
+            policy=self.guest_policy,
+            resources=resources,
+            packs=self.packs,
+            identity=LaunchIdentity(block=block, auth=sign_launch(block, self.keys.launch_key())),
+        )
 
 
 def load_keys(settings: Settings) -> OwnerKeys:

@@ -21,6 +21,7 @@ from cvmtool.dryrun.psp import LaunchFacts, SimulatedPsp
 from cvmtool.errors import FormatError
 from cvmtool.flows.machine import Machine
 from cvmtool.formats.channel import PSP_PORT
+from cvmtool.formats.idblock import LaunchIdentity, parse_id_auth, parse_id_block
 from cvmtool.formats.reportmsg import ReportRequest
 from cvmtool.formats.wire import parse_hex
 from cvmtool.host.files import HostFiles
@@ -35,7 +36,7 @@ def launch_facts(live: LiveDomain, files: HostFiles) -> LaunchFacts:
 
     Raises:
         HostError: a file is gone.
-        FormatError: the domain's metadata is malformed.
+        FormatError: the domain's metadata is malformed, or its ID block.
     """
     return LaunchFacts(
         firmware=files.read(live.firmware, MAX_FIRMWARE),
@@ -45,8 +46,15 @@ def launch_facts(live: LiveDomain, files: HostFiles) -> LaunchFacts:
         host_data=parse_hex(live.host_data, 32, what="the domain's host-data"),
         policy=_policy(live.policy),
         # New for each launch; a domain's name is never used twice.
+        identity=_identity(live),
         report_id=hashlib.sha256(b"cvmtool/dryrun/report-id" + live.name.encode("utf-8")).digest(),
     )
+
+
+def _identity(live: LiveDomain) -> LaunchIdentity | None:
+    if not live.id_block and not live.id_auth:
+        return None
+    return LaunchIdentity(block=parse_id_block(live.id_block), auth=parse_id_auth(live.id_auth))
 
 
 def _policy(text: str) -> int:

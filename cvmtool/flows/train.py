@@ -151,9 +151,7 @@ def train(
             with timed.stage(Stage.START, "starting the machine"):
                 machine = start_machine(
                     job.record.machine,
-                    bundle=prepared.bundle,
-                    manifest=manifest,
-                    packs=prepared.packs,
+                    prepared.launch(platform.mode),
                     settings=settings,
                     reporter=reporter,
                     open_host=open_host,

@@ -23,6 +23,7 @@ from cvmtool.flows.prepare import Prepared
 from cvmtool.flows.train import BOOT_SECONDS, configure, job_policy
 from cvmtool.formats.channel import AGENT_PORT
 from cvmtool.formats.control import Op
+from cvmtool.formats.manifest import Mode
 from cvmtool.formats.wire import to_base64
 from cvmtool.host.channel import GuestError
 
@@ -42,9 +43,7 @@ def platform(settings: Settings) -> DryRun:
 def machine(prepared: Prepared, settings: Settings) -> Iterator[Machine]:
     started = start_machine(
         f"channel-{secrets.token_hex(4)}",
-        bundle=prepared.bundle,
-        manifest=prepared.manifest,
-        packs=prepared.packs,
+        prepared.launch(Mode.DRYRUN),
         settings=settings,
         reporter=JsonReporter(),
     )
@@ -97,7 +96,7 @@ def test_garbage_on_the_port_is_ignored(
 
 def test_other_host_key_is_refused(machine: Machine, challenge: Challenge, platform: DryRun, stack: ExitStack) -> None:
     channel, session, evidence = demand_evidence(machine, challenge, platform, stack)
-    judge(session, evidence, challenge)
+    judge(session, evidence, challenge, machine)
     signed = []
     with pytest.raises(FreshnessError):
         channel.connect(
@@ -162,9 +161,7 @@ def test_secret_of_another_session_does_not_open(machine: Machine, challenge: Ch
 def test_guest_death_is_noticed(prepared: Prepared, settings: Settings, challenge: Challenge, platform: DryRun) -> None:
     doomed = start_machine(
         f"doomed-{secrets.token_hex(4)}",
-        bundle=prepared.bundle,
-        manifest=prepared.manifest,
-        packs=prepared.packs,
+        prepared.launch(Mode.DRYRUN),
         settings=settings,
         reporter=JsonReporter(),
     )

@@ -4,6 +4,7 @@
 
 import hashlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,10 @@ import pytest
 from cvmtool.errors import AppraisalError, HostError
 from cvmtool.flows import boot
 from cvmtool.flows.boot import FIRST_BYTE_SECONDS, BootWatch, differences
+from cvmtool.flows.launch import Launch
+from cvmtool.formats.job import Resources
 from cvmtool.formats.manifest import Mode
+from cvmtool.formats.policybits import GuestPolicy
 from cvmtool.host.domain import Disk
 from cvmtool.host.files import LocalFiles
 from cvmtool.host.hypervisor import MachineState
@@ -60,6 +64,7 @@ def machine(tmp_path):
         **{name: copies[name] for name in ("firmware", "kernel", "initrd")},
         cmdline=CMDLINE,
         hash_table=host_folder.path("hashes.bin"),
+        simulation=object(),
         disks=[Disk(path=copies["rootfs"], serial="cvmtool-root"), Disk(path="/pack", serial="other")],
     )
     bundle = SimpleNamespace(
@@ -73,8 +78,15 @@ def machine(tmp_path):
         hypervisor=Host(live),
         host=SimpleNamespace(files=files),
         directory=host_folder,
-        bundle=bundle,
-        mode=Mode.DRYRUN,
+        launch=Launch(
+            label="j",
+            bundle=bundle,
+            mode=Mode.DRYRUN,
+            host_data=bytes(32),
+            policy=GuestPolicy(0x30000),
+            resources=Resources(vcpus=1, memory_mib=512, cpu="EPYC-Genoa"),
+            packs=(),
+        ),
         started=time.monotonic(),
     )
 
@@ -92,6 +104,14 @@ def codes(error):
 
 
 def test_a_machine_that_has_just_started_is_waited_for(machine):
+    for _ in range(20):
+        BootWatch(machine).alive()
+
+
+def test_on_hardware_nobody_looks_at_encrypted_registers(machine):
+    machine.launch = replace(machine.launch, mode=Mode.PRODUCTION)
+    machine.hypervisor.monitor = None
+    waited(machine, 30)
     for _ in range(20):
         BootWatch(machine).alive()
 

@@ -5,7 +5,6 @@ import pytest
 from cvmtool.errors import HostError
 from cvmtool.flows.hosts import Host
 from cvmtool.flows.machine import Machine
-from cvmtool.formats.manifest import Mode
 from cvmtool.host.files import LocalFiles
 
 
@@ -37,7 +36,7 @@ class Owner:
         self.recorded, self.notices = True, []
         host = self.open()
         self.machine = Machine(
-            name="m", host=host, bundle=None, mode=Mode.DRYRUN, started=0.0, reopen=self.open,
+            name="m", host=host, launch=None, started=0.0, reopen=self.open,
             forget=self.forget, notice=self.notices.append,
         )  # fmt: skip
         self.machine.directory.create()

@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be launched, whatever the host: an image, what its report commits to, its size and its disks.
+
+Zone: flows. Pure but for reading the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cvmtool.errors import BuildError
+from cvmtool.flows.packs import SealedPack
+from cvmtool.flows.placing import FIRMWARE_FILE, INITRD_FILE, KERNEL_FILE, ROOTFS_FILE, pack_file
+from cvmtool.formats.idblock import LaunchIdentity
+from cvmtool.formats.job import Resources
+from cvmtool.formats.manifest import Mode
+from cvmtool.formats.policybits import GuestPolicy
+from cvmtool.host.capabilities import HostCapabilities, snp_launch
+from cvmtool.host.domain import ROOT_SERIAL, Disk, DomainSpec, Placement, Simulation, SnpLaunch
+from cvmtool.host.storage import CONSOLE_FILE, HASH_TABLE_FILE
+from cvmtool.image.bundle import Bundle
+from cvmtool.measure.hashes import KernelHashes, kernel_hashes
+from cvmtool.measure.ovmf import parse_firmware
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A machine to be. `label`: what it is for, for people. `host_data`: 32 bytes, what its report commits to."""
+
+    label: str
+    bundle: Bundle
+    mode: Mode
+    host_data: bytes
+    policy: GuestPolicy
+    resources: Resources
+    packs: tuple[SealedPack, ...]
+    identity: LaunchIdentity | None = None
+    """The owner's signature of the one digest that the firmware shall finish."""
+    placement: Placement = field(default_factory=Placement)
+
+    @property
+    def cmdline(self) -> str:
+        """The measured command line."""
+        return self.bundle.cmdline(self.mode)
+
+    @property
+    def hashes(self) -> KernelHashes:
+        """What the firmware checks kernel, initrd and command line against."""
+        return kernel_hashes(self.bundle.kernel.read_bytes(), self.bundle.initrd.read_bytes(), self.cmdline)
+
+    def simulation(self, directory: str, *, accelerator: str) -> Simulation:
+        """Return how a dry run is launched from a machine's `directory` on its host.
+
+        Raises:
+            BuildError: the firmware has no place for a kernel hash table.
+        """
+        gpa = parse_firmware(self.bundle.firmware.read_bytes()).hash_table_gpa
+        if gpa is None:
+            raise BuildError("the firmware has no place for a kernel hash table", hint="cvmtool image build --force")
+        return Simulation(accelerator=accelerator, hash_table=f"{directory}/{HASH_TABLE_FILE}", hash_table_gpa=gpa)
+
+    def confidential(self, host: HostCapabilities) -> SnpLaunch:
+        """Return how it is launched on SEV-SNP hardware.
+
+        Raises:
+            HostError: the host has no SEV-SNP, or not the CPU model.
+        """
+        return snp_launch(host, cpu=self.resources.cpu)
+
+    def spec(self, name: str, directory: str, *, emulator: str, launch: Simulation | SnpLaunch) -> DomainSpec:
+        """Describe the machine `name`; every path is below `directory`. Nothing is read from or written there."""
+        disks = [Disk(path=f"{directory}/{ROOTFS_FILE}", serial=ROOT_SERIAL)]
+        disks += [Disk(path=f"{directory}/{pack_file(pack)}", serial=pack.descriptor.serial) for pack in self.packs]
+        return DomainSpec(
+            name=name,
+            job=self.label,
+            image=self.bundle.manifest.name,
+            emulator=emulator,
+            host_data=self.host_data.hex(),
+            policy=f"{self.policy.value:#x}",
+            memory_mib=self.resources.memory_mib,
+            vcpus=self.resources.vcpus,
+            cpu=self.resources.cpu,
+            firmware=f"{directory}/{FIRMWARE_FILE}",
+            kernel=f"{directory}/{KERNEL_FILE}",
+            initrd=f"{directory}/{INITRD_FILE}",
+            cmdline=self.cmdline,
+            disks=tuple(disks),
+            console=f"{directory}/{CONSOLE_FILE}",
+            launch=launch,
+            identity=self.identity,
+            placement=self.placement,
+        )
