@@ -71,6 +71,7 @@ class KeyService:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
         timeout: float = TIMEOUT_SECONDS,
+        attempts: int = ATTEMPTS,
     ) -> None:
         if not url.startswith(("https://", "http://")):
             raise ConfigError(f"the key service is {url!r}; required: an http or https address")
@@ -78,6 +79,7 @@ class KeyService:
         self._sleep = sleep
         self._clock = clock
         self._timeout = timeout
+        self._attempts = attempts
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def get(self, path: str) -> bytes:
@@ -87,7 +89,7 @@ class KeyService:
             HostError: it has nothing there, answers nothing usable, or stays busy.
         """
         waited, pause, last = 0.0, FIRST_WAIT_SECONDS, "nothing"
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self._attempts):
             try:
                 return self._once(path)
             except urllib.error.HTTPError as error:
@@ -100,7 +102,7 @@ class KeyService:
                 last, asked = _reason(error), None
             wait = max(pause, asked or 0.0)
             pause *= 2
-            if attempt + 1 == ATTEMPTS or wait > MAX_WAIT_SECONDS or waited + wait > BUDGET_SECONDS:
+            if attempt + 1 == self._attempts or wait > MAX_WAIT_SECONDS or waited + wait > BUDGET_SECONDS:
                 break
             waited += wait
             self._sleep(wait)

@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Examine a host: gather what it claims and what the owner knows, and judge the combination.
+
+Zone: flows. Nothing here decides trust: a host that lies to the doctor gets a machine that does not start, or a report that
+the owner refuses.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cvmtool.config import LIBVIRT_LOG_FILE, Settings, forget_foreign_runtime_dir, private_dir, session_dirs
+from cvmtool.errors import CvmError, FormatError, HostError
+from cvmtool.flows.collateral import KeyService
+from cvmtool.formats.manifest import MAX_MANIFEST, parse_image_manifest
+from cvmtool.formats.tcb import Cpuid, parse_tcb
+from cvmtool.host.doctor.checks import Diagnosis, diagnose
+from cvmtool.host.doctor.facts import Firmware, HostFacts, Libvirt, OwnerSide, PlatformStatus, Seen, Trials
+from cvmtool.host.doctor.local import LocalView, platform_status
+from cvmtool.host.doctor.probe import probe
+from cvmtool.host.doctor.source import Claim, Command, FileStat, HostView, claim
+from cvmtool.host.doctor.trial import try_accelerator
+from cvmtool.host.failures import Cause, decode
+from cvmtool.host.hypervisor import Hypervisor, choose_uri
+from cvmtool.image.bundle import MANIFEST_FILE
+from cvmtool.measure.ovmf import MAX_FIRMWARE_BYTES, parse_firmware
+from cvmtool.owner.floors import built_in_floors, shortfalls
+from cvmtool.owner.jobfile import DEFAULT_CPU
+from cvmtool.owner.kds import AMD_URL
+
+LEAST_MEMORY_MIB = 1024
+LEAST_DISK_BYTES = 2 << 30
+"""What the smallest useful machine takes: 768 MiB of memory, an image and its packs."""
+
+_KEY_SERVICE_SECONDS = 4.0
+_KEY_SERVICE_PATH = "/vcek/v1/Milan/cert_chain"
+_ON_SITE = "tried on the machine itself alone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """A diagnosis, and of which host."""
+
+    uri: str
+    diagnosis: Diagnosis
+
+
+class DistantView:
+    """A host whose files nobody reads: every question stays unanswered, and is told as unknown."""
+
+    def read(self, path: str, *, limit: int, offset: int = 0) -> bytes:  # noqa: ARG002 - HostView's
+        """Answer nothing."""
+        raise OSError(_ON_SITE)
+
+    def list(self, path: str) -> list[str]:  # noqa: ARG002
+        """Answer nothing."""
+        raise OSError(_ON_SITE)
+
+    def stat(self, path: str) -> FileStat:  # noqa: ARG002
+        """Answer nothing."""
+        raise OSError(_ON_SITE)
+
+    def run(self, command: Command) -> bytes:  # noqa: ARG002
+        """Answer nothing."""
+        raise OSError(_ON_SITE)
+
+
+def examine(
+    settings: Settings,
+    *,
+    dry_run: bool,
+    step: Callable[[str], None],
+) -> Examination:
+    """Look at the host that `settings` name, or at this machine.
+
+    Args:
+        settings: whose `host` is a libvirt URI, or None.
+        dry_run: ask only what a dry run needs.
+        step: told what is being looked at.
+    """
+    forget_foreign_runtime_dir()
+    runtime, config = session_dirs()
+    uri = settings.host or choose_uri(uid=os.geteuid(), runtime=runtime, config=config)
+    remote = is_remote(uri)
+    view: HostView = DistantView() if remote else LocalView()
+    step("reading what the host says of itself")
+    host = probe(view, store=str(settings.machines_dir))
+    step("asking libvirt")
+    libvirt = claim(uri, lambda: _ask_libvirt(uri, settings))
+    step("running a guest of 134 bytes")
+    trials = _try(host, remote=remote)
+    step("asking AMD's key service")
+    uid = 0 if urlsplit(uri).path == "/system" else os.geteuid()
+    owner = OwnerSide(
+        uid=uid,
+        groups=frozenset(os.getgroups()),
+        remote=remote,
+        libvirt=libvirt,
+        firmware=image_firmware(settings.bundles_dir),
+        shortfalls=tcb_shortfalls(trials.platform.value, host.cpu.value.cpuid if host.cpu.value else None),
+        key_service=Claim(source=AMD_URL, problem="not asked") if dry_run else _ask_key_service(),
+        memory_mib=LEAST_MEMORY_MIB,
+        disk_bytes=LEAST_DISK_BYTES,
+    )
+    return Examination(uri=uri, diagnosis=diagnose(Seen(host=host, trials=trials, owner=owner), dry_run=dry_run))
+
+
+def explain_failure(text: str) -> tuple[Cause, ...]:
+    """Say what is known of an error that a host gave, the likeliest first."""
+    return decode(text)
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a libvirt URI leads to another machine."""
+    return bool(urlsplit(uri).hostname)
+
+
+def _ask_libvirt(uri: str, settings: Settings) -> Libvirt:
+    try:
+        hypervisor = Hypervisor.open(uri, log=private_dir(settings.state_dir) / LIBVIRT_LOG_FILE)
+        try:
+            version = hypervisor.version()
+            try:
+                security = hypervisor.capabilities(virt_type="kvm").launch_security
+            except HostError:  # no KVM there, so nothing that needs it
+                security = frozenset()
+            return Libvirt(version=version, launch_security=security)
+        finally:
+            hypervisor.close()
+    except CvmError as error:
+        raise OSError(f"{error.message}: {error.detail}" if error.detail else error.message) from error
+
+
+def _try(host: HostFacts, *, remote: bool) -> Trials:
+    if remote:
+        absent: Claim[str] = Claim(source="a guest of 134 bytes", problem=_ON_SITE)
+        return Trials(kvm=absent, tcg=absent, platform=Claim(source="/dev/sev", problem=_ON_SITE))
+    emulator = host.qemu.source
+    if host.qemu.value is None:
+        missing: Claim[str] = Claim(source=emulator, problem=host.qemu.problem)
+        kvm = tcg = missing
+    else:
+        kvm = claim("/dev/kvm", lambda: try_accelerator(emulator, "kvm", DEFAULT_CPU))
+        tcg = claim(emulator, lambda: try_accelerator(emulator, "tcg", DEFAULT_CPU))
+    return Trials(kvm=kvm, tcg=tcg, platform=claim("/dev/sev", platform_status))
+
+
+def image_firmware(bundles: Path) -> tuple[Firmware, ...]:
+    """Look at the firmware of every guest image that was built."""
+    return tuple(_firmware(path) for path in sorted(bundles.glob(f"*/{MANIFEST_FILE}")))
+
+
+def _firmware(manifest: Path) -> Firmware:
+    path = manifest
+    try:
+        with manifest.open("rb") as file:
+            path = manifest.parent / parse_image_manifest(file.read(MAX_MANIFEST)).firmware.file
+        with path.open("rb") as file:
+            found = parse_firmware(file.read(MAX_FIRMWARE_BYTES))
+    except OSError as error:
+        return Firmware(path=str(path), problem=error.strerror or "cannot be read")
+    except FormatError as error:
+        return Firmware(path=str(path), problem=error.message)
+    return Firmware(path=str(path), problem="" if found.has_kernel_hashes else "no measured page for kernel hashes")
+
+
+def tcb_shortfalls(status: PlatformStatus | None, cpuid: Cpuid | None) -> tuple[str, ...] | None:
+    """Say which built-in floors the platform's TCBs do not reach; None if there is no TCB, or no known layout for it."""
+    if status is None or cpuid is None or cpuid.line is None:
+        return None
+    found: dict[str, str] = {}
+    try:
+        for name, data in (("reported", status.reported_tcb), ("current", status.current_tcb)):
+            for short in shortfalls(parse_tcb(data, cpuid.line), cpuid.silicon, built_in_floors()):
+                floor = short.floor
+                said = f"{floor.component} is {short.actual}, {floor.bulletin} requires {floor.value}"
+                found.setdefault(said, f"{name} {said}")
+    except FormatError:
+        return None
+    return tuple(found.values())
+
+
+def _ask_key_service() -> Claim[str]:
+    """Ask once. A resolver has no timeout of its own, so the question is left behind when it takes too long."""
+    answers: list[Claim[str]] = []
+
+    def ask() -> None:
+        answers.append(claim(AMD_URL, _fetch_chain))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(2 * _KEY_SERVICE_SECONDS)
+    return answers[0] if answers else Claim(source=AMD_URL, problem="no answer in time")
+
+
+def _fetch_chain() -> str:
+    try:
+        size = len(KeyService(timeout=_KEY_SERVICE_SECONDS, attempts=1).get(_KEY_SERVICE_PATH))
+    except HostError as error:
+        raise OSError(f"not reachable from here ({error.message.partition(';')[0]})") from error
+    return f"answers ({size} bytes of certificates)"
