@@ -23,6 +23,7 @@ from cvmtool.formats.evidence import HOST_DATA_SIZE
 from cvmtool.formats.idblock import LaunchIdentity
 from cvmtool.formats.policybits import GuestPolicy
 from cvmtool.formats.wire import parse_hex, to_base64
+from cvmtool.host.gpu import DeviceAccess, Gpu, gpu_values
 from cvmtool.host.storage import VM_NAME
 
 NAMESPACE = uuid.UUID("5d1a3c1e-6a55-4d0c-9c6f-0a6f0b3b9a57")  # of machine names; a name always has the same UUID
@@ -92,6 +93,9 @@ class DomainSpec:
     identity: LaunchIdentity | None = None
     """The owner's signature of the launch digest: without it firmware starts whatever the host gives it."""
     placement: Placement = field(default_factory=Placement)
+    gpus: tuple[Gpu, ...] = ()
+    """GPUs of the host that the machine is given; no dry run has any."""
+    device_access: DeviceAccess = DeviceAccess.VFIO
 
 
 def domain_uuid(name: str) -> str:
@@ -104,8 +108,8 @@ def render_domain(spec: DomainSpec, templates: Path) -> str:
 
     Raises:
         ConfigError: the name cannot be a machine's, a path holds a comma (QEMU's options end there), or the placement
-            does not fit, or the ID block is for another policy; of an SEV-SNP launch also: a machine type without a version,
-            or a policy that lets the host debug or migrate it.
+            does not fit, or the ID block is for another policy, or the GPUs are too many or a dry run's; of an SEV-SNP
+            launch also: a machine type without a version, or a policy that lets the host debug or migrate it.
         FormatError: host data or policy is malformed.
     """
     if not VM_NAME.fullmatch(spec.name):
@@ -131,6 +135,8 @@ def render_domain(spec: DomainSpec, templates: Path) -> str:
         "id_auth": "" if identity is None else to_base64(identity.auth.encode()),
         **(_simulated(spec.launch) if isinstance(spec.launch, Simulation) else _confidential(spec, spec.launch)),
     }
+    if spec.gpus and isinstance(spec.launch, Simulation):
+        raise ConfigError(f"the dry run {spec.name} has {len(spec.gpus)} GPUs; none is required: nothing simulates one")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -173,4 +179,5 @@ def _confidential(spec: DomainSpec, launch: SnpLaunch) -> dict[str, object]:
         "cbitpos": launch.cbitpos,
         "reduced_phys_bits": launch.reduced_phys_bits,
         "launch_host_data": to_base64(parse_hex(spec.host_data, HOST_DATA_SIZE, what="host data")),
+        **gpu_values(spec.gpus, spec.device_access, memory_mib=spec.memory_mib),
     }
