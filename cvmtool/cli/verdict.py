@@ -7,7 +7,6 @@ Zone: cli. Renders what was decided elsewhere; the JSON of `attest` is made here
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -156,4 +155,6 @@ def _plain(value: object) -> str:
 
 def print_json(document: dict[str, Any]) -> None:
     """Write one JSON document to standard output."""
+    import json
+
     typer.echo(json.dumps(document, indent=2))
