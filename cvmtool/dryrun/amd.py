@@ -119,7 +119,7 @@ class FakeAmd:
                     spki=_spki(key.public_key()),
                     not_before=made,
                     not_after=made + _ROOT_YEARS * _YEAR,
-                    extensions=_ca_extensions(key.public_key(), ark_key.public_key(), root=not offset),
+                    extensions=_ca_extensions(line, key.public_key(), ark_key.public_key(), root=not offset),
                 ),
                 issuer,
                 ark_key,
@@ -205,7 +205,9 @@ class FakeAmd:
         return CertTable(tuple((str(guid), blob) for guid, blob in entries))
 
 
-def _ca_extensions(key: rsa.RSAPublicKey, issuer: rsa.RSAPublicKey, *, root: bool) -> x509.Extensions:
+def _ca_extensions(
+    line: ProductLine, key: rsa.RSAPublicKey, issuer: rsa.RSAPublicKey, *, root: bool
+) -> x509.Extensions:
     constraints = x509.sequence(x509.tlv(0x01, b"\xff"), b"" if root else x509.integer(0))
     # keyCertSign, and cRLSign for the root: bits 5 and 6.
     usage = x509.bits(b"\x06", 1) if root else x509.bits(b"\x04", 2)
@@ -215,8 +217,14 @@ def _ca_extensions(key: rsa.RSAPublicKey, issuer: rsa.RSAPublicKey, *, root: boo
         *((own,) if root else (own, above)),
         ("2.5.29.19", True, constraints),
         ("2.5.29.15", True, usage),
+        ("2.5.29.31", False, x509.sequence(x509.sequence(_crl_address(line)))),
         (_COMMENT_OID, False, x509.ia5(COMMENT)),
     )
+
+
+def _crl_address(line: ProductLine) -> bytes:
+    """Where AMD's certificates say that the list is; nobody asks there about a fake root."""
+    return x509.tlv(0xA0, x509.tlv(0xA0, x509.tlv(0x86, f"https://kdsintf.amd.com/vcek/v1/{line}/crl".encode("ascii"))))
 
 
 def _vcek_extensions(line: ProductLine, chip: Chip, tcb: Tcb) -> x509.Extensions:
