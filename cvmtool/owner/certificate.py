@@ -72,8 +72,8 @@ class Extension(NamedTuple):
 class Certificate:
     """A certificate that was read, and no more: unverified.
 
-    `issuer` and `subject` are the raw DER names (compare them as bytes); `issuer_name` and `common_name` are their CN if the
-    rest of the name is exactly AMD's, else None; `signed` are the bytes that `signature`
+    `issuer` and `subject` are the raw DER names (compare them as bytes); `common_name` is the subject's CN if the rest of
+    its name is exactly AMD's, else None; `signed` are the bytes that `signature`
     covers; `spki` is the subject's public key; `extensions` by dotted object identifier.
     """
 
@@ -83,7 +83,6 @@ class Certificate:
     serial: int
     issuer: bytes
     subject: bytes
-    issuer_name: str | None
     common_name: str | None
     not_before: datetime
     not_after: datetime
@@ -122,7 +121,6 @@ def parse_certificate(der: bytes) -> Certificate:
     extensions = parse_extensions(wrapped.enter(SEQUENCE), "certificate")
     wrapped.finish()
     body.finish()
-    issuer_name = amd_common_name(issuer)
     return Certificate(
         der=der,
         signed=signed,
@@ -130,8 +128,7 @@ def parse_certificate(der: bytes) -> Certificate:
         serial=serial,
         issuer=issuer,
         subject=subject,
-        issuer_name=issuer_name,
-        common_name=issuer_name if subject == issuer else amd_common_name(subject),
+        common_name=amd_common_name(subject),
         not_before=not_before,
         not_after=not_after,
         spki=spki,

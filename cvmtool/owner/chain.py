@@ -27,6 +27,7 @@ from cvmtool.owner.amdroots import Roots
 from cvmtool.owner.certificate import (
     MAX_CERTIFICATES,
     Certificate,
+    amd_common_name,
     p384_key,
     parse_certificate,
     rsa_key,
@@ -213,7 +214,7 @@ def _leaf(bag: list[Certificate], kind: SigningKey) -> Certificate:
 
 
 def _line_of(leaf: Certificate, kind: SigningKey) -> ProductLine:
-    issuer = leaf.issuer_name
+    issuer = amd_common_name(leaf.issuer)
     line, issues = _ISSUERS.get(issuer or "", (None, None))
     if line is None or issues is not kind:
         raise _broken_chain(f"issuer {issuer}", f"SEV{'-VLEK' if kind is SigningKey.VLEK else ''}-<product line>")
@@ -252,7 +253,7 @@ def _intermediate(
             return candidate, _ca_key(candidate, "intermediate")
     actual = "none that the root signed" if candidates else "missing"
     raise NotGenuineError(
-        _check("chain", f"intermediate {leaf.issuer_name} {actual}", "signed by the root", passed=False),
+        _check("chain", f"intermediate {amd_common_name(leaf.issuer)} {actual}", "signed by the root", passed=False),
         hint="give AMD's certificate chain (--chain)" if not candidates else None,
     )
 
