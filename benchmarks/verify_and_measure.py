@@ -5,7 +5,8 @@
     .venv/bin/python benchmarks/verify_and_measure.py [--firmware OVMF.amdsev.fd] [--vectors DIR] [--rounds 15] [--json]
 
 Each pair alternates (ours, theirs, ours, theirs, ...), and the ratio is the median of the pairwise ratios, so that a drifting
-machine does not decide. Bars:
+machine does not decide. Times are processor time, of started processes too, so that other work on the machine counts less.
+Bars:
 
     fleet     digests for 1..512 vCPUs against one call of sev-snp-measure for each    >= 500 (theirs is sampled at 17 counts)
     warm      one digest with a warm store against sev-snp-measure                     >= 20
@@ -23,11 +24,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -72,12 +73,18 @@ OPTION_APP = (
 EMPTY_APP = "import typer\napp = typer.Typer()\n@app.command()\ndef main() -> None:\n    pass\napp()\n"
 
 
+def processor_time() -> float:
+    """Seconds that this process and those it waited for have computed."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def timed(work: Callable[[], object], repeat: int = 1) -> float:
     """Seconds of one call, as the mean of `repeat`."""
-    start = time.perf_counter()
+    start = processor_time()
     for _ in range(repeat):
         work()
-    return (time.perf_counter() - start) / repeat
+    return (processor_time() - start) / repeat
 
 
 def paired(
