@@ -3,6 +3,7 @@
 """Reports of every version, one field wrong at a time."""
 
 import contextlib
+import hashlib
 import struct
 from dataclasses import replace
 
@@ -229,6 +230,7 @@ def test_every_real_report_round_trips_and_reads_as_published():
         report = parse_report(vector.report)
         assert report.encode() == vector.report, vector.name
         row = vector.row
+        assert hashlib.sha256(vector.report).hexdigest() == row["sha256"], vector.name
         assert report.version == row["version"], vector.name
         assert report.policy.value == int(row["policy"], 16), vector.name
         assert report.platform_info.value == int(row["platform_info"], 16), vector.name

@@ -35,17 +35,20 @@ def swapped(old, new):
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
-def entry(serial, *extensions):
+def entry(serial, *extensions, more=b""):
     tail = x509._extensions(extensions) if extensions else b""
-    return x509.sequence(x509.integer(serial), x509.time(NOW), tail)
+    return x509.sequence(x509.integer(serial), x509.time(NOW), tail, more)
+
+
+EXTENSION = x509.sequence(x509.oid("2.5.29.20"), x509.octets(x509.integer(1)))
 
 
 VERSION, NEXT_UPDATE = x509.integer(1), x509.time(NOW)
 
 
-def by_hand(*, version=VERSION, next_update=NEXT_UPDATE, entries=b"", extensions=()):
+def by_hand(*, version=VERSION, next_update=NEXT_UPDATE, entries=b"", extensions=(), tail=b""):
     """A list with any part replaced; parsing does not look at the signature."""
-    tail = x509.tlv(0xA0, x509._extensions(extensions)) if extensions else b""
+    tail = x509.tlv(0xA0, x509._extensions(extensions)) if extensions else tail
     issuer = x509.name("ARK-Genoa")
     body = x509.sequence(version, x509._PSS, issuer, x509.time(NOW), next_update, entries, tail)
     return x509.sequence(body, x509._PSS, x509.bits(bytes(512)))
@@ -58,23 +61,36 @@ def test_a_list_made_by_hand_is_read():
 
 
 @pytest.mark.parametrize(
-    "der",
+    ("der", "said"),
     [
-        lambda: swapped(bytes.fromhex("0609608648016503040202"), bytes.fromhex("0609608648016503040201")),
-        lambda: fakes.fake_amd().crl() + b"\0",
-        lambda: fakes.fake_amd().crl()[:-1],
-        lambda: bytes(1 << 17),
-        lambda: swapped(x509.integer(0x20001), b"\x02\x03\x82\x00\x01"),  # a negative serial number
-        lambda: by_hand(extensions=(("2.5.29.27", True, x509.integer(1)),)),  # a delta list
-        lambda: by_hand(next_update=b""),
-        lambda: by_hand(version=b""),
-        lambda: by_hand(entries=x509.sequence(*(entry(n) for n in range(1, 1026)))),
-        lambda: by_hand(entries=x509.sequence(entry(5, ("2.5.29.29", True, b"x")))),
+        (lambda: swapped(bytes.fromhex("0609608648016503040202"), bytes.fromhex("0609608648016503040201")), "crl"),
+        (lambda: fakes.fake_amd().crl() + b"\0", "1 bytes too many"),
+        (lambda: fakes.fake_amd().crl()[:-1], "der element"),
+        (lambda: bytes((64 << 10) + 1), "crl has 65537 bytes"),
+        (lambda: bytes(64 << 10), "crl has 0x00 at byte 0"),
+        (lambda: swapped(x509.integer(0x20001), b"\x02\x03\x82\x00\x01"), "not negative"),
+        (lambda: by_hand(extensions=(("2.5.29.27", True, x509.integer(1)),)), "extension 2.5.29.27 is critical"),
+        (lambda: by_hand(next_update=b""), "no next update"),
+        (lambda: by_hand(version=b""), "crl has 0x30"),
+        (lambda: by_hand(version=x509.integer(0)), "crl version is not 2"),
+        (lambda: by_hand(version=x509.integer(2)), "crl version is not 2"),
+        (lambda: by_hand(entries=x509.sequence(*(entry(n) for n in range(1, 1026)))), "more than 1024 entries"),
+        (
+            lambda: by_hand(entries=x509.sequence(entry(5, ("2.5.29.29", True, b"x")))),
+            "extension 2.5.29.29 is critical",
+        ),
+        (lambda: by_hand(entries=x509.sequence(entry(5, ("2.5.29.21", False, b"x"), more=b"\0"))), "1 bytes too many"),
+        (lambda: by_hand(tail=x509.tlv(0xA0, x509.sequence(EXTENSION), b"\0")), "1 bytes too many"),
+        (lambda: by_hand(tail=x509.tlv(0xA0, x509.sequence(EXTENSION)) + b"\0"), "1 bytes too many"),
     ],
 )
-def test_one_wrong_part_is_refused(der):
-    with pytest.raises(FormatError):
+def test_one_wrong_part_is_refused(der, said):
+    with pytest.raises(FormatError, match=said):
         parse_crl(der())
+
+
+def test_the_longest_list_is_read():
+    assert len(parse_crl(by_hand(entries=x509.sequence(*(entry(n) for n in range(1, 1025))))).revoked) == 1024
 
 
 @given(st.binary(max_size=60))
