@@ -16,6 +16,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from cvmtool.errors import FormatError
@@ -155,9 +157,10 @@ class Report:
     signature_s: int
 
     def __post_init__(self) -> None:
-        for name, size in _SIZES.items():
-            if len(getattr(self, name)) != size:
-                raise FormatError(f"{name} has {len(getattr(self, name))} bytes; required: {size}")
+        sizes = dict(zip(_SIZES, map(len, _sized(self)), strict=True))
+        if sizes != _SIZES:
+            name = next(name for name in _SIZES if sizes[name] != _SIZES[name])
+            raise FormatError(f"{name} has {sizes[name]} bytes; required: {_SIZES[name]}")
         _check_version(self)
 
     @property
@@ -181,12 +184,7 @@ class Report:
         Raises:
             FormatError: a byte that this layout reserves is not zero.
         """
-        return Tcbs(
-            current=parse_tcb(self.current_tcb, line, field="current_tcb"),
-            reported=parse_tcb(self.reported_tcb, line, field="reported_tcb"),
-            committed=parse_tcb(self.committed_tcb, line, field="committed_tcb"),
-            launch=parse_tcb(self.launch_tcb, line, field="launch_tcb"),
-        )
+        return _tcbs(self.current_tcb, self.reported_tcb, self.committed_tcb, self.launch_tcb, line)
 
     def encode(self) -> bytes:
         """Return the 1184 bytes."""
@@ -222,6 +220,17 @@ _SIZES = {
     "committed_tcb": TCB_BYTES,
     "launch_tcb": TCB_BYTES,
 }
+_sized = attrgetter(*_SIZES)
+
+
+@lru_cache(maxsize=128)  # a report's are decoded once to be checked and once to be compared, and a fleet's are alike
+def _tcbs(current: bytes, reported: bytes, committed: bytes, launch: bytes, line: ProductLine) -> Tcbs:
+    return Tcbs(
+        current=parse_tcb(current, line, field="current_tcb"),
+        reported=parse_tcb(reported, line, field="reported_tcb"),
+        committed=parse_tcb(committed, line, field="committed_tcb"),
+        launch=parse_tcb(launch, line, field="launch_tcb"),
+    )
 
 
 def _check_version(report: Report) -> None:

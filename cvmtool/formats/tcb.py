@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 
 from cvmtool.errors import FormatError
 
@@ -163,16 +162,7 @@ def parse_tcb(data: bytes, line: ProductLine, *, field: str = "tcb") -> Tcb:
     """
     if len(data) != TCB_BYTES:
         raise FormatError(f"{field} has {len(data)} bytes; required: {TCB_BYTES}")
-    tcb = _decode(bytes(data), line)
-    if tcb is None:
+    if int.from_bytes(data, "little") & _RESERVED[line]:
         reserved = [offset for offset in range(TCB_BYTES) if offset not in _OFFSETS[line].values()]
         raise FormatError(f"{field} is {data.hex()}; required: zero in bytes {reserved} on {line}")
-    return tcb
-
-
-@lru_cache(maxsize=128)  # a report holds four, mostly equal, and is decoded once to be checked and once to be compared
-def _decode(data: bytes, line: ProductLine) -> Tcb | None:
-    """Return the TCB in 8 bytes, None if a byte that the layout reserves is not zero."""
-    if int.from_bytes(data, "little") & _RESERVED[line]:
-        return None
     return Tcb(line=line, **{name: data[offset] for name, offset in _OFFSETS[line].items()})
