@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cvmtool.cli.options import Json
+from cvmtool.cli.options import Host, Json
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from cvmtool.flows.doctor import Examination
-    from cvmtool.host.doctor.line import Line
+    from cvmtool.flows.doctor import Examination, Told
 
 app = typer.Typer()
 
@@ -34,9 +33,7 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "cyan
 
 @app.command()
 def doctor(
-    host: Annotated[
-        str | None, typer.Option("--host", help="The host's libvirt URI; this machine if none is set.", metavar="URI")
-    ] = None,
+    host: Host = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask only for what a dry run needs.")] = False,
     explain: Annotated[
         str | None,
@@ -64,84 +61,69 @@ def doctor(
             dry_run=dry_run,
             step=lambda text: None if as_json else status.update(f"[bold]doctor[/] {text}"),
         )
-    diagnosis = found.diagnosis
-    able = diagnosis.best is not None and (dry_run or diagnosis.best.value == "sev-snp")
+    able = found.best is not None and (dry_run or found.best == "sev-snp")
     if as_json:
         emit_schema(
             "doctor",
-            host=found.uri,
+            host=found.host,
             dry_run=dry_run,
             able=able,
-            best=diagnosis.best.value if diagnosis.best else None,
-            cause=diagnosis.cause.check.code if diagnosis.cause else None,
-            lines=[_document(line) for line in diagnosis.lines],
+            best=found.best,
+            cause=found.cause.code if found.cause else None,
+            lines=[asdict(line) for line in found.lines],
         )
     else:
-        _show(found)
+        _show(found, dry_run=dry_run)
     if not able:
         raise typer.Exit(_NOTHING_EXIT)
 
 
-def _document(line: Line) -> dict[str, object]:
-    return {
-        "code": line.check.code,
-        "verdict": line.outcome.verdict.value,
-        "evidence": line.outcome.evidence,
-        "why": line.check.why,
-        "remedy": line.outcome.remedy,
-        "uses": sorted(line.check.uses),
-    }
-
-
-def _show(found: Examination) -> None:
+def _show(found: Examination, *, dry_run: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
     from cvmtool.cli.render import printable
 
     out = Console(highlight=False, markup=False, soft_wrap=True, emoji=False)
-    diagnosis = found.diagnosis
-    told = [line for line in diagnosis.lines if line.outcome.verdict.value != "skipped"]
-    width = max(len(line.check.code) for line in told)
+    told = [line for line in found.lines if line.verdict != "skipped"]
+    width = max(len(line.code) for line in told)
     for line in told:
         for text in _texts(line, width):
             out.print(text)
     skipped: dict[str, list[str]] = {}
-    for line in diagnosis.lines:
-        if line.outcome.verdict.value == "skipped":
-            skipped.setdefault(line.outcome.evidence, []).append(line.check.code)
+    for line in found.lines:
+        if line.verdict == "skipped":
+            skipped.setdefault(line.evidence, []).append(line.code)
     for reason, codes in skipped.items():
         out.print(Text(f"skipped  {reason}: {', '.join(codes)}", style="dim"))
-    promise = _PROMISE[diagnosis.best.value if diagnosis.best else None]
-    out.print(Text.assemble("\nthis host can run: ", (promise, "bold green" if diagnosis.best else "bold red")))
-    if diagnosis.cause is not None:
-        cause = diagnosis.cause
-        wanted = (
-            "a dry run"
-            if all(use.value != "sev-snp" for line in diagnosis.lines for use in line.check.uses)
-            else "SEV-SNP"
-        )
-        out.print(
-            Text.assemble((f"not {wanted}: ", "bold"), f"{cause.check.code}: {printable(cause.outcome.evidence)}")
-        )
-        if cause.outcome.remedy:
-            out.print(Text.assemble(("next: ", "bold"), cause.outcome.remedy))
+    out.print(
+        Text.assemble("\nthis host can run: ", (_PROMISE[found.best], "bold green" if found.best else "bold red"))
+    )
+    if found.cause is not None:
+        wanted = "dry runs" if dry_run else "SEV-SNP"
+        evidence = _one_line(printable(found.cause.evidence))
+        out.print(Text.assemble((f"not {wanted}: ", "bold"), f"{found.cause.code}: {evidence}"))
+        if found.cause.remedy:
+            out.print(Text.assemble(("next: ", "bold"), found.cause.remedy))
 
 
-def _texts(line: Line, width: int) -> list[Text]:
+def _texts(line: Told, width: int) -> list[Text]:
     from rich.text import Text
 
     from cvmtool.cli.render import printable
 
-    verdict = line.outcome.verdict.value
     indent = " " * (len("skipped") + width + 4)
-    evidence = printable(line.outcome.evidence).replace("\n", " ")
-    lines = [Text.assemble((f"{verdict:<7}", _STYLES[verdict]), f"  {line.check.code:<{width}}  {evidence}")]
-    if verdict in {"fail", "warn"}:
-        lines.append(Text.assemble(indent, (line.check.why, "dim")))
-    if line.outcome.remedy:
-        lines.append(Text.assemble(indent, ("> ", "bold"), line.outcome.remedy))
+    evidence = _one_line(printable(line.evidence))
+    lines = [Text.assemble((f"{line.verdict:<7}", _STYLES[line.verdict]), f"  {line.code:<{width}}  {evidence}")]
+    if line.verdict in {"fail", "warn"}:
+        lines.append(Text.assemble(indent, (line.why, "dim")))
+    if line.remedy:
+        lines.append(Text.assemble(indent, ("> ", "bold"), line.remedy))
     return lines
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _explain(text: str, *, as_json: bool) -> None:

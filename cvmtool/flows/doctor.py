@@ -11,23 +11,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from cvmtool.config import LIBVIRT_LOG_FILE, Settings, forget_foreign_runtime_dir, private_dir, session_dirs
+from cvmtool.config import Settings
 from cvmtool.errors import CvmError, FormatError, HostError
 from cvmtool.flows.collateral import KeyService
+from cvmtool.flows.hosts import Host, OpenHost, open_host
 from cvmtool.formats.manifest import MAX_MANIFEST, parse_image_manifest
 from cvmtool.formats.tcb import Cpuid, parse_tcb
-from cvmtool.host.doctor.checks import Diagnosis, diagnose
+from cvmtool.host.doctor.checks import diagnose
 from cvmtool.host.doctor.facts import Firmware, HostFacts, Libvirt, OwnerSide, PlatformStatus, Seen, Trials
+from cvmtool.host.doctor.line import Line
 from cvmtool.host.doctor.local import LocalView, platform_status
 from cvmtool.host.doctor.probe import probe
 from cvmtool.host.doctor.source import Claim, Command, FileStat, HostView, claim
 from cvmtool.host.doctor.trial import try_accelerator
 from cvmtool.host.failures import Cause, decode
-from cvmtool.host.hypervisor import Hypervisor, choose_uri
 from cvmtool.image.bundle import MANIFEST_FILE
 from cvmtool.measure.ovmf import MAX_FIRMWARE_BYTES, parse_firmware
 from cvmtool.owner.floors import built_in_floors, shortfalls
@@ -44,11 +45,25 @@ _ON_SITE = "tried on the machine itself alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examination:
-    """A diagnosis, and of which host."""
+class Told:
+    """A line, in words alone. `evidence` holds text of the host, as it came."""
 
-    uri: str
-    diagnosis: Diagnosis
+    code: str
+    verdict: str
+    evidence: str
+    why: str
+    remedy: str
+    uses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """What was found on which host: `best` is what it can be used for, `cause` what stands against more."""
+
+    host: str
+    lines: tuple[Told, ...]
+    best: str | None
+    cause: Told | None
 
 
 class DistantView:
@@ -72,33 +87,34 @@ class DistantView:
 
 
 def examine(
-    settings: Settings,
-    *,
-    dry_run: bool,
-    step: Callable[[str], None],
+    settings: Settings, *, dry_run: bool, step: Callable[[str], None], reach: OpenHost = open_host
 ) -> Examination:
-    """Look at the host that `settings` name, or at this machine.
+    """Look at the host of the settings, or at this machine.
 
     Args:
-        settings: whose `host` is a libvirt URI, or None.
+        settings: where the host is.
         dry_run: ask only what a dry run needs.
         step: told what is being looked at.
+        reach: how a host is opened.
+
+    Raises:
+        HostError: another machine does not answer. On this one that is a finding.
+        ConfigError: there is no host of this name.
     """
-    forget_foreign_runtime_dir()
-    runtime, config = session_dirs()
-    uri = settings.host or choose_uri(uid=os.geteuid(), runtime=runtime, config=config)
-    remote = is_remote(uri)
-    view: HostView = DistantView() if remote else LocalView()
-    step("reading what the host says of itself")
-    host = probe(view, store=str(settings.machines_dir))
     step("asking libvirt")
-    libvirt = claim(uri, lambda: _ask_libvirt(uri, settings))
+    opened = _open(settings, reach)
+    remote = isinstance(opened, Host) and not opened.local
+    uri = opened.uri if isinstance(opened, Host) else settings.host or "libvirt"
+    libvirt = claim(uri, lambda: _ask_libvirt(opened))
+    step("reading what the host says of itself")
+    view: HostView = DistantView() if remote else LocalView()
+    host = probe(view, store=opened.machines if isinstance(opened, Host) else str(settings.machines_dir.absolute()))
     step("running a guest of 134 bytes")
     trials = _try(host, remote=remote)
     step("asking AMD's key service")
-    uid = 0 if urlsplit(uri).path == "/system" else os.geteuid()
     owner = OwnerSide(
-        uid=uid,
+        # libvirt's system daemon opens what is closed to this user.
+        uid=0 if uri.partition("?")[0].endswith("/system") else os.geteuid(),
         groups=frozenset(os.getgroups()),
         remote=remote,
         libvirt=libvirt,
@@ -108,7 +124,36 @@ def examine(
         memory_mib=LEAST_MEMORY_MIB,
         disk_bytes=LEAST_DISK_BYTES,
     )
-    return Examination(uri=uri, diagnosis=diagnose(Seen(host=host, trials=trials, owner=owner), dry_run=dry_run))
+    if isinstance(opened, Host):
+        opened.close()
+    found = diagnose(Seen(host=host, trials=trials, owner=owner), dry_run=dry_run)
+    return Examination(
+        host=uri,
+        lines=tuple(_told(line) for line in found.lines),
+        best=found.best.value if found.best else None,
+        cause=_told(found.cause) if found.cause else None,
+    )
+
+
+def _told(line: Line) -> Told:
+    check, outcome = line.check, line.outcome
+    return Told(
+        code=check.code,
+        verdict=outcome.verdict.value,
+        evidence=outcome.evidence,
+        why=check.why,
+        remedy=outcome.remedy,
+        uses=tuple(sorted(check.uses)),
+    )
+
+
+def _open(settings: Settings, reach: OpenHost) -> Host | CvmError:
+    try:
+        return reach(settings)
+    except CvmError as error:
+        if settings.host is None or settings.host.startswith("qemu:///"):
+            return error
+        raise
 
 
 def explain_failure(text: str) -> tuple[Cause, ...]:
@@ -116,25 +161,17 @@ def explain_failure(text: str) -> tuple[Cause, ...]:
     return decode(text)
 
 
-def is_remote(uri: str) -> bool:
-    """Whether a libvirt URI leads to another machine."""
-    return bool(urlsplit(uri).hostname)
-
-
-def _ask_libvirt(uri: str, settings: Settings) -> Libvirt:
+def _ask_libvirt(opened: Host | CvmError) -> Libvirt:
     try:
-        hypervisor = Hypervisor.open(uri, log=private_dir(settings.state_dir) / LIBVIRT_LOG_FILE)
-        try:
-            version = hypervisor.version()
-            try:
-                security = hypervisor.capabilities(virt_type="kvm").launch_security
-            except HostError:  # no KVM there, so nothing that needs it
-                security = frozenset()
-            return Libvirt(version=version, launch_security=security)
-        finally:
-            hypervisor.close()
+        if isinstance(opened, CvmError):
+            raise opened
+        version = opened.hypervisor.version()
     except CvmError as error:
         raise OSError(f"{error.message}: {error.detail}" if error.detail else error.message) from error
+    security: frozenset[str] = frozenset()
+    with suppress(HostError):  # no KVM there, so nothing that needs it
+        security = opened.hypervisor.capabilities(virt_type="kvm").launch_security
+    return Libvirt(version=version, launch_security=security)
 
 
 def _try(host: HostFacts, *, remote: bool) -> Trials:

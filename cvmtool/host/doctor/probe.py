@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from cvmtool.errors import FormatError
 from cvmtool.host.doctor import texts
@@ -110,13 +111,11 @@ def _kvm_amd(view: HostView) -> KvmAmd:
 
 def _asids(view: HostView) -> Asids:
     capacity = texts.parse_misc(view.read(f"{_CGROUP}/misc.capacity", limit=4096))
-    # Older kernels keep no sum at the root of the hierarchy, so its children's are added up.
-    groups = [_CGROUP]
-    with suppress(FileNotFoundError):
-        view.stat(f"{_CGROUP}/misc.current")
-        return Asids(total=capacity.get("sev_es", 0), used=_used(view, groups))
-    groups = [f"{_CGROUP}/{name}" for name in view.list(_CGROUP)[:MAX_ENTRIES] if name.endswith(".slice")]
-    return Asids(total=capacity.get("sev_es", 0), used=_used(view, groups))
+    used = _used(view, [_CGROUP])
+    if used is None:  # older kernels keep no sum at the root of the hierarchy
+        names = [name for name in view.list(_CGROUP)[:MAX_ENTRIES] if name.endswith(".slice")]
+        used = _used(view, [f"{_CGROUP}/{name}" for name in names])
+    return Asids(total=capacity.get("sev_es", 0), used=used)
 
 
 def _used(view: HostView, groups: list[str]) -> int | None:
@@ -129,13 +128,14 @@ def _used(view: HostView, groups: list[str]) -> int | None:
 
 def _qemu(view: HostView) -> Claim[Qemu]:
     for path in EMULATORS:
-        with suppress(OSError):
-            view.stat(path)
-            return claim(path, lambda path=path: _ask(view, path))  # type: ignore[misc]
+        found = claim(path, partial(_ask, view, path))
+        if not found.missing:
+            return found
     return Claim(source=" or ".join(EMULATORS), problem="does not exist", missing=True)
 
 
 def _ask(view: HostView, path: str) -> Qemu:
+    view.stat(path)
     return texts.parse_qmp(view.run(Command(argv=(path, *_QEMU_ARGUMENTS), stdin=_QMP)))
 
 
