@@ -24,7 +24,7 @@ _INTERRUPTED = 130
 COMMANDS = {
     "train": "Train on sealed data inside a confidential VM, and bring the model and a receipt home.",
     "doctor": "Say what a host can run, and how to mend what it cannot.",
-    "drill": "Attack a dry run in every way we know, and show the refusal that each attack meets.",
+    "drill": "Attack a dry run in every way we know, and see each attack refused: `drill NAME`, or `drill` for all of them.",
     "image": "Build guest images and training containers, and prove that they can be built again.",
     "measure": "The launch digest that a machine must have, worked out without it. `measure BUNDLE` measures a guest image.",
     "attest": "Read an attestation report, and decide whether to believe and accept it.",

@@ -1,23 +1,35 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""`cvmtool drill`: see every attack refused.
+"""`cvmtool drill`: see every attack refused, here or by a verifier of your own.
 
 Zone: cli.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cvmtool.cli.groups import DefaultsTo
 from cvmtool.cli.options import Json
 
-app = typer.Typer()
+
+class _DefaultsToRun(DefaultsTo):
+    """`drill NAME` is `drill run NAME`, and `drill` runs them all."""
+
+    default = "run"
+
+
+app = typer.Typer(
+    help="Attack a dry run in every way we know, and see each attack refused: `drill NAME`, or `drill` for all of them.",
+    cls=_DefaultsToRun,
+)
 
 
 @app.command()
-def drill(
+def run(
     names: Annotated[list[str] | None, typer.Argument(help="Drills to run; all by default.", metavar="NAME")] = None,
     *,
     show: Annotated[bool, typer.Option("--list", help="List the drills and run none.")] = False,
@@ -96,3 +108,29 @@ def drill(
                 for item in missed
             ),
         )
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where the launches go, a folder each.", metavar="DIR")],
+    *,
+    image: Annotated[str, typer.Option("--image", help="The guest image that is launched.")] = "base",
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write simulated launches, honest and faulty, for other verifiers: report, certificates, and the verdict they must reach."""
+    from cvmtool.cli.render import TerminalReporter, emit_schema
+    from cvmtool.config import load_settings
+    from cvmtool.flows.export import export_launches, require_room
+    from cvmtool.flows.images import bring_up_to_date
+
+    require_room(folder, force=force)
+    reporter = TerminalReporter()
+    reporter.banner()
+    with reporter.console.status("starting") as status:
+        bundle = bring_up_to_date(image, load_settings(), progress=status.update, notice=reporter.notice)
+        cases = export_launches(folder, bundle, force=force, progress=status.update)
+    if as_json:
+        emit_schema("drill-export", folder=str(folder), simulated=True, cases=[case.name for case in cases])
+        return
+    typer.echo(f"{folder}: {len(cases)} simulated launches; README.txt says what they are")

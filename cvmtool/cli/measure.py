@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from cvmtool.cli.explain import explain
 from cvmtool.cli.files import read_file
+from cvmtool.cli.groups import DefaultsTo
 from cvmtool.cli.idblock import id_block, id_check
 from cvmtool.cli.inputs import (
     DEFAULT_CPU,
@@ -45,16 +45,11 @@ from cvmtool.cli.inputs import (
 from cvmtool.cli.trace import show_trace, trace_fields
 from cvmtool.cli.verdict import print_json
 
-_DEFAULT_COMMAND = "bundle"
 
+class _DefaultsToBundle(DefaultsTo):
+    """`measure BUNDLE` is `measure bundle BUNDLE`."""
 
-class _DefaultsToBundle(TyperGroup):
-    """`measure BUNDLE` is `measure bundle BUNDLE`: a first word that is no command names a bundle."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - click's, which typer brings along
-        if args and args[0] not in self.commands and args[0] != "--help":
-            args = [_DEFAULT_COMMAND, *args]
-        return super().parse_args(ctx, args)
+    default = "bundle"
 
 
 app = typer.Typer(
@@ -64,7 +59,7 @@ app = typer.Typer(
 )
 
 
-@app.command(_DEFAULT_COMMAND)
+@app.command(_DefaultsToBundle.default)
 def measure_bundle(
     bundle: BundleFolder,
     *,
