@@ -101,24 +101,6 @@ def test_a_real_table_of_pem_certificates_is_all_that_is_needed():
 
 
 @pytest.mark.vectors
-@pytest.mark.parametrize("name", ["oak-genoa-v5", "aws-milan-v3-vlek"])
-def test_every_flipped_bit_of_a_report_is_refused(name):
-    vector = vectors.report(name)
-    cache = ChainCache()
-    report = bytearray(vector.report)
-    refused_bits = 0
-    for position in range(len(report)):  # the reserved bytes behind the signature are no exception
-        for bit in range(8):
-            report[position] ^= 1 << bit
-            with pytest.raises((FormatError, VerificationError)):
-                verify_report(bytes(report), vector.certificates, AmdRoots(), vector.at, cache=cache)
-            report[position] ^= 1 << bit
-            refused_bits += 1
-    assert refused_bits == 9472
-    assert verify_report(bytes(report), vector.certificates, AmdRoots(), vector.at, cache=cache)
-
-
-@pytest.mark.vectors
 def test_the_signature_alone_stops_a_changed_field_that_nothing_else_looks_at():
     vector = vectors.report("oak-genoa-v5")
     for offset in (0x10, 0x50, 0x90, 0xC0, 0x140):
@@ -391,3 +373,21 @@ def test_nobody_else_makes_an_authentic_report(genoa):
     with pytest.raises((TypeError, ValueError)):
         replace(authentic, simulated=False)
     assert copy.copy(authentic) == authentic
+
+
+@pytest.mark.vectors
+@pytest.mark.parametrize("name", ["oak-genoa-v5", "aws-milan-v3-vlek"])
+def test_every_flipped_bit_of_a_report_is_refused(name):
+    vector = vectors.report(name)
+    cache = ChainCache()
+    report = bytearray(vector.report)
+    refused_bits = 0
+    for position in range(len(report)):  # the reserved bytes behind the signature are no exception
+        for bit in range(8):
+            report[position] ^= 1 << bit
+            with pytest.raises((FormatError, VerificationError)):
+                verify_report(bytes(report), vector.certificates, AmdRoots(), vector.at, cache=cache)
+            report[position] ^= 1 << bit
+            refused_bits += 1
+    assert refused_bits == 9472
+    assert verify_report(bytes(report), vector.certificates, AmdRoots(), vector.at, cache=cache)
