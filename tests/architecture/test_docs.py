@@ -86,8 +86,9 @@ def test_a_command_that_is_not_one_is_seen(line):
 def is_command(line: str) -> bool:
     words = re.sub(r"\[[^]]*\]|\(.*|#.*", " ", line).split()
     groups = {known.split()[1] for known in commands() if len(known.split()) == 3}
-    if len(words) > 1 and words[1] == "measure" and f"cvmtool measure {[*words, ''][2]}" not in commands():
-        words.insert(2, "bundle")
+    default = {"measure": "bundle", "drill": "run"}.get([*words, "", ""][1])
+    if default and f"cvmtool {words[1]} {[*words, ''][2]}" not in commands():
+        words.insert(2, default)
     if " ".join(words[:4]) in commands():
         names = [" ".join(words[:4])]  # a group within a group: `cvmtool attest policy init`
     elif len(words) > 1 and words[1] in groups:
