@@ -63,6 +63,14 @@ def test_one_wrong_field_is_refused(data, field):
     assert field in refusal.value.message
 
 
+def test_the_longest_certificate_is_read():
+    longest = CertTable(((CertKind.VCEK, b"x" * MAX_ENTRY_BYTES),))
+    assert parse_cert_table(longest.encode()) == longest
+    data = table((VCEK, 48, MAX_ENTRY_BYTES + 1), blobs=b"x" * (MAX_ENTRY_BYTES + 1))
+    with pytest.raises(FormatError, match=f"has {MAX_ENTRY_BYTES + 1} bytes"):
+        parse_cert_table(data)
+
+
 def test_a_table_that_no_reader_takes_is_not_written():
     with pytest.raises(FormatError):
         CertTable(((CertKind.VCEK, b""),)).encode()

@@ -60,6 +60,10 @@ def test_the_largest_container_is_accepted():
     assert unwrap(REPORT + bytes(MAX_CONTAINER_BYTES - REPORT_BYTES), Container.EXTENDED).report == REPORT
 
 
+def test_the_shortest_claims_are_accepted():
+    assert unwrap(hcl(b"{", tail=b""), Container.AZURE_HCL).claims.text == b"{"
+
+
 def test_the_hashes_have_microsofts_numbers():
     assert {kind.name: kind.value for kind in ClaimsHash} == {"SHA256": 1, "SHA384": 2, "SHA512": 3}
 
@@ -99,6 +103,7 @@ def test_claims_say_what_report_data_must_be(hashed):
         (Container.AZURE_HCL, hcl(count=10), b"", "behind its claims"),
         (Container.AZURE_HCL, hcl(tail=b"\0\1"), b"", "behind its claims"),
         (Container.AZURE_HCL, hcl()[: 32 + REPORT_BYTES + 19], b"", "azure-hcl has 1235"),
+        (Container.AZURE_HCL, hcl()[: 32 + REPORT_BYTES + 20], b"", "required: 1 to 0"),
     ],
 )
 def test_one_wrong_field_is_refused(container, data, auxblob, field):

@@ -14,6 +14,7 @@ from cvmtool.formats.evidence import (
     MAX_EVIDENCE,
     Evidence,
     host_data,
+    is_evidence,
     parse_evidence,
     report_data,
 )
@@ -59,6 +60,19 @@ def test_another_label_is_refused():
 def test_bytes_too_few_or_too_many_are_refused(change):
     with pytest.raises(FormatError):
         parse_evidence(change(EVIDENCE.encode()))
+
+
+def test_evidence_is_known_by_its_label():
+    assert is_evidence(EVIDENCE.encode())
+    assert not is_evidence(EVIDENCE.report)
+    assert not is_evidence(EVIDENCE.encode()[1:])
+
+
+def test_more_than_any_evidence_has_is_not_looked_at():
+    with pytest.raises(FormatError, match=f"evidence has {MAX_EVIDENCE + 1} bytes"):
+        parse_evidence(bytes(MAX_EVIDENCE + 1))
+    with pytest.raises(FormatError, match="label|field"):
+        parse_evidence(bytes(MAX_EVIDENCE))
 
 
 @given(st.binary(max_size=64), st.integers(0, 1400), st.integers(0, 1400))

@@ -86,6 +86,12 @@ def test_without_an_author_its_algorithm_may_be_zero():
     assert parse_id_auth(changed(alone.encode(), 4, b"\0")) == alone
 
 
+@pytest.mark.parametrize("data", [AUTH.encode()[:-1], AUTH.encode() + b"\0", b""])
+def test_an_authentication_of_another_size_is_refused(data):
+    with pytest.raises(FormatError, match=f"id auth has {len(data)} bytes; required: 4096"):
+        parse_id_auth(data)
+
+
 @pytest.mark.parametrize(
     ("offset", "value", "field"),
     [

@@ -3,6 +3,7 @@
 """The image manifest: one spelling, every field checked, the two command lines one word apart."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,6 +90,31 @@ def test_launch_digest_by_machine():
 def test_mutation_is_refused(path: str, item: object, field: str):
     with pytest.raises(FormatError, match=field):
         parse_image_manifest(mutated({path: item}))
+
+
+def test_every_artefact_is_listed():
+    assert [artefact.file for artefact in MANIFEST.artefacts()] == [
+        "OVMF.amdsev.fd",
+        "vmlinuz",
+        "initrd",
+        "rootfs.img",
+        "sbom.spdx.json",
+    ]
+
+
+def test_what_has_no_json_form_is_not_written():
+    with pytest.raises(FormatError, match="no JSON form"):
+        replace(MANIFEST, builder={"zstd": {1}}).encode()
+
+
+def test_bounds_of_lists():
+    for count, wanted in ((64, None), (65, "builder has 65 entries")):
+        builder = mutated({"builder": {f"tool{number}": "1" for number in range(count)}})
+        if wanted is None:
+            assert len(parse_image_manifest(builder).builder) == count
+        else:
+            with pytest.raises(FormatError, match=wanted):
+                parse_image_manifest(builder)
 
 
 def test_a_production_line_that_holds_the_dry_run_word_is_refused():
