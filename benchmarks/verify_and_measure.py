@@ -10,6 +10,8 @@ Bars:
 
     fleet     digests for 1..512 vCPUs against one call of sev-snp-measure for each    >= 500 (theirs is sampled at 17 counts)
     warm      one digest with a warm store against sev-snp-measure                     >= 20
+    stored    one digest of a kept image, by a process that has hashed nothing: manifest and seed on disk
+              against sev-snp-measure                                                  >= 20
     cold      one digest from the files against sev-snp-measure                        >= 1.2
     cached    a real report verified and judged, chain cached, against bare P-384      <= 1.25
     cold-verify   the same with nothing cached                                         <= 2.2
@@ -22,6 +24,7 @@ Bars:
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import resource
@@ -41,8 +44,9 @@ from sevsnpmeasure.sev_mode import SevMode
 from sevsnpmeasure.vmm_types import VMMType
 
 from cvmtool.config import load_settings
+from cvmtool.flows.seeds import SeedStore
 from cvmtool.formats.report import SIGNED_BYTES, parse_report
-from cvmtool.measure.hashes import kernel_hashes
+from cvmtool.measure.hashes import KernelHashes, kernel_hashes
 from cvmtool.measure.launch import launch_digest, launch_digests
 from cvmtool.measure.store import MeasureStore
 from cvmtool.measure.vmsa import CPU_SIGNATURES
@@ -57,6 +61,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BARS = {
     "fleet": (">=", 500.0),
     "warm": (">=", 20.0),
+    "stored": (">=", 20.0),
     "cold": (">=", 1.2),
     "cached": ("<=", 1.25),
     "cold-verify": ("<=", 2.2),
@@ -122,17 +127,33 @@ def measuring(firmware: Path, rounds: int) -> dict[str, tuple[float, float, floa
         def warm() -> bytes:
             return launch_digest(store.seed(image), hashes=store.kernel_hashes(kernel, initrd, line), cpu=CPU, vcpus=4)
 
+        seeds = SeedStore(folder / "seeds")
+        sums = [hashlib.sha256(part).hexdigest() for part in (image, kernel, initrd)]
+        seeds.seed(image)
+
+        def stored() -> bytes:
+            # What `measure explain` does for a kept image: the manifest says every file's SHA-256.
+            known = KernelHashes(
+                kernel=bytes.fromhex(sums[1]),
+                initrd=bytes.fromhex(sums[2]),
+                cmdline=hashlib.sha256(line.encode() + b"\0").digest(),
+            )
+            return launch_digest(seeds.seed_of_file(firmware, sums[0]), hashes=known, cpu=CPU, vcpus=4)
+
         def fleet() -> tuple[bytes, ...]:
             return launch_digests(image, hashes=kernel_hashes(kernel, initrd, line), cpu=CPU, vcpus=512)
 
         every = fleet()
-        if not all(theirs(count) == every[count - 1] for count in COUNTS) or not theirs() == cold() == warm():
+        if (
+            not all(theirs(count) == every[count - 1] for count in COUNTS)
+            or not theirs() == cold() == warm() == stored()
+        ):
             sys.exit("the digests differ: a fast wrong answer is no answer")
         # Their time for all counts: 512 times the mean over counts that are spread evenly.
         their_fleet = 512 * statistics.mean(timed(lambda count=count: theirs(count)) for count in COUNTS)
         our_fleet = statistics.median(timed(fleet) for _ in range(rounds))
         ratios = {"fleet": (their_fleet / our_fleet, our_fleet, their_fleet)}
-        for key, ours, repeat in (("warm", warm, (20, 1)), ("cold", cold, (1, 1))):
+        for key, ours, repeat in (("warm", warm, (20, 1)), ("stored", stored, (20, 1)), ("cold", cold, (1, 1))):
             ratio, a, b = paired(ours, theirs, rounds, repeat)
             ratios[key] = (1 / ratio, a, b)
         return ratios
