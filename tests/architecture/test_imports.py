@@ -12,8 +12,6 @@ from tests.architecture.source import MODULES
 from tests.unit.measure.test_ovmf import firmware
 
 HEAVY = {"cryptography", "libvirt", "paramiko", "asyncio", "jinja2", "yaml"}
-
-
 ROOT = {"cvmtool", "cvmtool.errors", "cvmtool.cli", "cvmtool.cli.app", "cvmtool.cli.interrupt"}
 
 
