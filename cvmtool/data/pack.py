@@ -3,7 +3,7 @@
 """Seal a file tree into an input pack: squashfs inside LUKS2, under dm-verity. Without root, without device-mapper.
 
 Zone: data (the owner's machine).
-Spec: docs/protocol.md section 10. The plaintext file system exists in memory only (a memory file), the source aside.
+Spec: docs/protocol.md section 10. The plaintext file system exists in memory only, the source aside, and a few MiB at a time.
 The volume key is random and is forgotten when the pack is made; the passphrase that opens its one key slot is random
 too, so PBKDF2 runs its minimum of iterations: stretching adds nothing to 256 random bits.
 """
@@ -25,21 +25,33 @@ from pathlib import Path
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from cvmtool.data.tools import run
+from cvmtool.data.window import Take, Window
 from cvmtool.errors import BuildError, ConfigError, VerificationError
 from cvmtool.formats.pack import BLOCK, HEADER_SIZE, NAME, PACK_CIPHER, VOLUME_KEY_SIZE, PackDescriptor, Role
 
 PBKDF2_ITERATIONS = 1000  # the least that cryptsetup takes
 _METADATA_SIZE = 16 << 10  # bytes of each of the two LUKS2 headers
-_CHUNK = 1 << 20  # bytes encrypted between two progress calls
 # The owner's umask says nothing about who may read inside the guest.
 _READABLE = ["-action", "chmod(a+rX)@true"]
-_SQUASHFS = ["-comp", "zstd", "-b", "131072", "-no-progress", "-quiet", "-reproducible"]
+# Without a search for duplicates nothing that was written is read again (cvmtool.data.window); its queues are bounded.
+_SQUASHFS = [
+    "-comp",
+    "zstd",
+    "-b",
+    "131072",
+    "-no-duplicates",
+    "-mem",
+    "48M",
+    "-no-progress",
+    "-quiet",
+    "-reproducible",
+]
 
 # signature, version, hash type, UUID, algorithm, data and hash block size, data blocks, salt size, salt
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s168x")
 
 Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all."""
+"""Called with bytes sealed and bytes in all, which until the end are a guess: nobody knows how well the rest compresses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +97,15 @@ def make_pack(
         raise ConfigError(f"pack name is {name[:80]!r}; lower-case letters, digits, '.', '_' and '-' are required")
     temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
     try:
-        with _memory_file("squashfs") as plain:
-            size = _squash(source, plain)
-            blocks = HEADER_SIZE // BLOCK + size // BLOCK
-            with temporary.open("wb") as file:
-                os.fchmod(file.fileno(), 0o600)
-                file.truncate(blocks * BLOCK)
+        with temporary.open("w+b") as file, _memory_file("squashfs") as plain:
+            os.fchmod(file.fileno(), 0o600)
+            file.truncate(HEADER_SIZE + BLOCK)  # cryptsetup wants room for data behind the header
             _format(temporary, luks_uuid, volume_key, passphrase_for(luks_uuid))
-            _encrypt(plain, size, temporary, volume_key, progress)
+            sealing = _Sealing(file.fileno(), volume_key, progress, guess=_size_of(source))
+            size = _squash(source, plain, sealing.take)
+            progress(size, size)
+            os.fsync(file.fileno())
+        blocks = HEADER_SIZE // BLOCK + size // BLOCK
         with temporary.open("rb") as file:
             header_sha256 = hashlib.sha256(file.read(HEADER_SIZE)).hexdigest()
         salt = secrets.token_hex(32)
@@ -164,9 +177,10 @@ def _memory_file(name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _squash(source: TreeSource | TarSource, target: int) -> int:
-    """Build the squashfs in the memory file; return its size, a multiple of a block."""
-    path = f"/proc/self/fd/{target}"
+def _squash(source: TreeSource | TarSource, plain: int, take: Take) -> int:
+    """Build the squashfs in the memory file and pass it on piece by piece; return its size, a multiple of a block."""
+    window = Window(plain, take)
+    path = f"/proc/self/fd/{plain}"
     if isinstance(source, TarSource):
         # sqfstar takes the root inode's owner from its caller, so it runs as root, if need be of a user namespace of its
         # own; root itself may be where none can be made (a chroot, many containers).
@@ -174,42 +188,42 @@ def _squash(source: TreeSource | TarSource, target: int) -> int:
         run(
             [*as_root, "sqfstar", "-force", "-root-mode", "755", *_SQUASHFS, path],
             stdin=source.pieces,
-            pass_fds=[target],
+            pass_fds=[plain],
+            beside=window.drain,
             what="packing the container",
         )
     else:
-        if not source.path.exists():
-            raise ConfigError(f"{source.path} does not exist", hint="check the path under inputs: in the job file")
-        path_in = source.path
-        if path_in.is_symlink():
-            # mksquashfs would pack the link itself.
-            path_in = path_in.resolve()
-            if not path_in.is_dir():
-                raise ConfigError(f"{source.path} is a link to a file", hint=f"name the file itself: {path_in}")
-        run(
-            [
-                "mksquashfs",
-                str(path_in),
-                path,
-                "-noappend",
-                "-all-root",
-                "-all-time",
-                "0",
-                "-mkfs-time",
-                "0",
-                *_READABLE,
-            ]
-            + (["-root-mode", "755"] if path_in.is_dir() else [])
-            + _SQUASHFS,
-            pass_fds=[target],
-            what=f"packing {source.path}",
-        )
-    size = os.fstat(target).st_size
-    if size == 0:
-        raise BuildError("packing wrote an empty file system")
-    padded = -(-size // BLOCK) * BLOCK
-    os.ftruncate(target, padded)
-    return padded
+        path_in = _existing(source.path)
+        command = ["mksquashfs", str(path_in), path, "-noappend", "-all-root", "-all-time", "0", "-mkfs-time", "0"]
+        command += [*_READABLE, *(["-root-mode", "755"] if path_in.is_dir() else []), *_SQUASHFS]
+        run(command, pass_fds=[plain], beside=window.drain, what=f"packing {source.path}")
+    return window.finish(multiple=BLOCK)
+
+
+def _size_of(source: TreeSource | TarSource) -> int:
+    """Return the bytes of a tree's files, for people to know how far it is; 0 if that is not known."""
+    if isinstance(source, TarSource):
+        return 0
+    path = source.path
+    if not path.is_dir():
+        return path.stat().st_size if path.exists() else 0
+    return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
+
+
+def _existing(path: Path) -> Path:
+    """Return what is packed for `path`.
+
+    Raises:
+        ConfigError: there is nothing, or a link to a file, which mksquashfs would pack as a link.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist", hint="check the path under inputs: in the job file")
+    if not path.is_symlink():
+        return path
+    found = path.resolve()
+    if not found.is_dir():
+        raise ConfigError(f"{path} is a link to a file", hint=f"name the file itself: {found}")
+    return found
 
 
 def _format(path: Path, luks_uuid: str, volume_key: bytearray, passphrase: bytes) -> None:
@@ -229,21 +243,32 @@ def _format(path: Path, luks_uuid: str, volume_key: bytearray, passphrase: bytes
         run(arguments, stdin=passphrase, pass_fds=[key], what="making the LUKS header")
 
 
-def _encrypt(plain: int, size: int, path: Path, volume_key: bytearray, progress: Progress) -> None:
-    """Encrypt the payload as dm-crypt would: AES-256-XTS by 4096-byte sectors, plain64 tweaks in units of 512 bytes."""
-    key = algorithms.AES(bytes(volume_key))
-    with path.open("r+b") as file:
-        file.seek(HEADER_SIZE)
-        for start in range(0, size, _CHUNK):
-            chunk = os.pread(plain, min(_CHUNK, size - start), start)
-            sealed = bytearray()
-            for at in range(0, len(chunk), BLOCK):
-                tweak = ((start + at) // 512).to_bytes(16, "little")
-                sealed += Cipher(key, modes.XTS(tweak)).encryptor().update(chunk[at : at + BLOCK])
-            file.write(sealed)
-            progress(start + len(chunk), size)
-        file.flush()
-        os.fsync(file.fileno())
+class _Sealing:
+    """Encrypts the payload as dm-crypt would: AES-256-XTS by 4096-byte sectors, plain64 tweaks in units of 512 bytes."""
+
+    def __init__(self, descriptor: int, volume_key: bytearray, progress: Progress, *, guess: int) -> None:
+        self._guess = guess
+        self._descriptor = descriptor
+        self._key = algorithms.AES(bytes(volume_key))
+        self._progress = progress
+        self._most = 0
+
+    def take(self, start: int, plain: memoryview) -> None:
+        """Encrypt what stands at `start`, a multiple of a sector, and write it."""
+        sealed = bytearray()
+        for at in range(0, len(plain), BLOCK):
+            tweak = ((start + at) // 512).to_bytes(16, "little")
+            sealed += Cipher(self._key, modes.XTS(tweak)).encryptor().update(plain[at : at + BLOCK])
+        _write_at(self._descriptor, sealed, HEADER_SIZE + start)
+        self._most = max(self._most, start + len(plain))
+        self._progress(self._most, max(self._most, self._guess))
+
+
+def _write_at(descriptor: int, data: bytearray, start: int) -> None:
+    written = 0
+    with memoryview(data) as view:
+        while written < len(view):
+            written += os.pwrite(descriptor, view[written:], start + written)
 
 
 def _hash_tree(path: Path, blocks: int, salt: str) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -39,8 +40,38 @@ def find(program: str) -> str:
     return path
 
 
+class Running:
+    """A program at work."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._paused = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def pause(self) -> None:
+        """Make it wait. Idempotent."""
+        if not self._paused:
+            self._process.send_signal(signal.SIGSTOP)
+            self._paused = True
+
+    def resume(self) -> None:
+        """Let it go on. Idempotent."""
+        if self._paused:
+            self._process.send_signal(signal.SIGCONT)
+            self._paused = False
+
+
 def run(
-    arguments: Sequence[str], *, stdin: bytes | Iterable[bytes] = b"", pass_fds: Sequence[int] = (), what: str
+    arguments: Sequence[str],
+    *,
+    stdin: bytes | Iterable[bytes] = b"",
+    pass_fds: Sequence[int] = (),
+    beside: Callable[[Running], None] | None = None,
+    what: str,
 ) -> str:
     """Run a program to its end and return what it printed.
 
@@ -48,6 +79,7 @@ def run(
         arguments: program (looked up) and its arguments.
         stdin: bytes, or pieces of bytes that are fed as the program takes them.
         pass_fds: descriptors that it inherits.
+        beside: called in a thread of its own with the running program; it returns when that has ended.
         what: the step, for the error.
 
     Raises:
@@ -62,12 +94,13 @@ def run(
             pass_fds=pass_fds,
             env={"PATH": _PATH, "LC_ALL": "C", "TZ": "UTC"},
         ) as process,
-        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(2) as threads,
     ):
         if process.stdin is None or process.stdout is None:
             raise BuildError(f"{what}: no pipe to {arguments[0]}")
         # Read beside writing: a program that has filled its output pipe takes no more input.
-        output = reader.submit(process.stdout.read)
+        output = threads.submit(process.stdout.read)
+        besides = threads.submit(_beside, beside, process) if beside is not None else None
         try:
             for piece in [stdin] if isinstance(stdin, bytes) else stdin:
                 process.stdin.write(piece)
@@ -81,6 +114,16 @@ def run(
                 process.stdin.close()
         printed = output.result().decode("utf-8", "replace")
         code = process.wait()
+        if besides is not None:
+            besides.result()
     if code != 0:
         raise BuildError(f"{what} failed: {arguments[0]} ended with {code}", detail=printed.strip()[-2000:])
     return printed
+
+
+def _beside(beside: Callable[[Running], None], process: subprocess.Popen[bytes]) -> None:
+    try:
+        beside(Running(process))
+    except BaseException:
+        process.kill()  # it would wait for ever, or write for nothing
+        raise

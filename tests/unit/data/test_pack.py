@@ -19,6 +19,7 @@ from cvmtool.formats.pack import BLOCK, HEADER_SIZE, Role, parse_pack_descriptor
 from tests.unit.data.oci_images import directory, hard, layer, member, symbolic
 
 PASSPHRASE = bytes(range(32))
+WINDOW = 32 << 20  # bytes that packing may be ahead of encryption
 
 
 def make(source, out, **changes):
@@ -118,7 +119,7 @@ def test_the_passphrase_is_asked_for_the_packs_own_uuid(source, tmp_path):
 
 
 def test_progress_ends_at_the_whole(source, tmp_path):
-    (source / "noise").write_bytes(secrets.token_bytes(5 << 20))
+    (source / "noise").write_bytes(secrets.token_bytes(20 << 20))
     seen = []
     make(TreeSource(path=source), tmp_path / "pack", progress=lambda done, total: seen.append((done, total)))
     assert len(seen) >= 5
@@ -274,7 +275,7 @@ def fails(*_arguments, **_named):
     raise KeyError("on purpose")
 
 
-@pytest.mark.parametrize("step", ["_squash", "_format", "_encrypt", "_hash_tree", "_pad", "_volume_key_digest"])
+@pytest.mark.parametrize("step", ["_squash", "_format", "_write_at", "_hash_tree", "_pad", "_volume_key_digest"])
 def test_whatever_fails_leaves_the_old_pack_and_nothing_else(source, tmp_path, monkeypatch, step):
     (tmp_path / "pack").write_bytes(b"old")
     monkeypatch.setattr(packing, step, fails)
@@ -282,6 +283,23 @@ def test_whatever_fails_leaves_the_old_pack_and_nothing_else(source, tmp_path, m
         make(TreeSource(path=source), tmp_path / "pack")
     assert left(tmp_path) == ["pack"]
     assert (tmp_path / "pack").read_bytes() == b"old"
+
+
+def test_a_tree_of_many_pieces_comes_out_as_it_went_in(tmp_path):
+    """Larger than the window, with blocks that compress, blocks that do not, and many small files in fragments."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "noise").write_bytes(secrets.token_bytes(WINDOW + (9 << 20) + 17))
+    (folder / "zeros").write_bytes(bytes(3 << 20))
+    (folder / "text").write_bytes(b"the same line again and again\n" * 200_000)
+    for number in range(300):
+        (folder / f"small-{number}").write_bytes(secrets.token_bytes(number * 7))
+    descriptor = make(TreeSource(path=folder), tmp_path / "pack")
+    verify_pack(tmp_path / "pack", descriptor)
+    target = unpacked(tmp_path / "pack", descriptor, tmp_path)
+    assert {path.name for path in target.iterdir()} == {path.name for path in folder.iterdir()}
+    for path in folder.iterdir():
+        assert (target / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_a_key_that_is_not_given_leaves_nothing(source, tmp_path):
