@@ -15,7 +15,7 @@ import re
 import tempfile
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cvmtool.errors import ConfigError
@@ -31,6 +31,7 @@ DRYRUN_DIR = "dryrun"  # the simulated AMD root and its keys
 PROBES_DIR = "probes"  # what running something taught us about this host
 RECORDS_DIR = "machines"  # one file a machine: where it runs
 LOCKS_DIR = "locks"  # held while something is sent to a host
+SSH_DIR = "ssh"  # for libvirt: ssh with the settings of a host
 LIBVIRT_LOG_FILE = "libvirt.log"
 # Names below the configuration directory.
 HOSTS_DIR = "hosts"  # one directory a host that `cvmtool host add` made
@@ -80,11 +81,11 @@ class Settings:
     """What can be fetched or made again."""
     machines_dir: Path
     """What is handed to the host: for a local host, its copies of the disks, and consoles. Nothing secret."""
-    hosts: Mapping[str, HostSettings] = field(default_factory=dict)
+    hosts: Mapping[str, HostSettings]
     """Named hosts."""
-    config_dir: Path = Path("/etc/cvmtool")
+    config_dir: Path
     """Where `cvmtool host add` writes. Follows XDG_CONFIG_HOME alone: it is where settings come from."""
-    known_hosts: Path = Path("/etc/ssh/ssh_known_hosts")
+    known_hosts: Path
     """The account's SSH host keys, for hosts without a file of their own."""
 
     @property
@@ -140,6 +141,11 @@ class Settings:
     def records_dir(self) -> Path:
         """One file a machine."""
         return self.state_dir / RECORDS_DIR
+
+    @property
+    def ssh_dir(self) -> Path:
+        """Programs that are ssh with the settings of a host."""
+        return self.state_dir / SSH_DIR
 
     @property
     def locks_dir(self) -> Path:

@@ -185,9 +185,14 @@ def _spec(machine: Machine, settings: Settings, reporter: Reporter) -> DomainSpe
 
 
 def _acceleration(host: Host, launch: Launch, emulator: str, settings: Settings) -> Acceleration:
+    if host.accelerator is not None:
+        return Acceleration(domain_type=host.accelerator, reason=f"the settings of host {host.name} say so")
     if host.local:
         return probe_kvm(_probe(launch, emulator), cache=private_dir(settings.probes_dir))
-    return Acceleration(domain_type="qemu", reason="whether KVM works on another host cannot be tried from here")
+    return Acceleration(
+        domain_type="qemu",
+        reason='KVM on another host cannot be tried from here; if it works there: accelerator = "kvm" in [hosts.NAME]',
+    )
 
 
 def _probe(launch: Launch, emulator: str) -> ProbeBoot:

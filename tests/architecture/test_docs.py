@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cvmtool import errors
-from cvmtool.config import Settings
+from cvmtool.config import HostSettings, Settings
 from cvmtool.errors import ConfigError
 from cvmtool.formats.job import OutputKind
 from cvmtool.formats.policybits import PLATFORM_BITS, POLICY_BITS
@@ -231,11 +231,20 @@ def test_policys_example_is_the_baseline():
 
 def test_files_has_every_setting_and_every_name():
     text = page("reference/files.md")
-    assert {field.name for field in fields(Settings)} == {
-        cell.strip("`") for cell in first_cells(text.partition("## State directory")[0])
-    }
+    settings, _, hosts = text.partition("## State directory")[0].partition("## Named hosts")
+    assert {field.name for field in fields(Settings)} == {cell.strip("`") for cell in first_cells(settings)}
+    assert {field.name for field in fields(HostSettings)} - {"name"} == {cell.strip("`") for cell in first_cells(hosts)}
     missing = []
-    zones = ("config", "flows.jobs", "flows.cases", "flows.packs", "flows.placing", "host.storage", "host.store", "image.bundle")
+    zones = (
+        "config",
+        "flows.jobs",
+        "flows.cases",
+        "flows.packs",
+        "flows.placing",
+        "host.storage",
+        "host.store",
+        "image.bundle",
+    )
     for module in zones:
         values = vars(importlib.import_module(f"cvmtool.{module}")).items()
         names = [value for name, value in values if name.endswith(("_FILE", "_DIR")) and isinstance(value, str)]
