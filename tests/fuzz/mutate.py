@@ -69,6 +69,8 @@ _VALUES: tuple[Any, ...] = (
         None,
         True,
         False,
+        float("inf"),
+        1.5,
         0,
         1,
         -1,

@@ -45,6 +45,7 @@ from cvmtool.measure.launch import firmware_seed
 from cvmtool.owner import certificate, crl, floors, jobfile, keystore, launchsign, policyfile, toml, vek
 from cvmtool.owner.der import Der
 from tests import fakes, samples, vectors
+from tests.fuzz import doctor
 from tests.unit.formats import test_evidence, test_idblock, test_manifest, test_receipt, test_report, test_reportmsg
 from tests.unit.guest import test_kinds
 from tests.unit.guest.samples import UUID
@@ -425,6 +426,11 @@ PARSERS: dict[str, Parser] = {
     ),
     "owner.vek.parse_vek": Parser(veks_of, veks),
 }
+
+
+for _parse, _samples in doctor.SAMPLES.items():
+    _read = text(_parse) if _parse.__name__ == "parse_version" else _parse
+    PARSERS[f"host.doctor.texts.{_parse.__name__}"] = Parser(_read, seeds(*_samples))
 
 
 @cache

@@ -77,10 +77,11 @@ _RMP_ERROR = re.compile(
 )
 _IOMMU_ERROR = re.compile(r"SNP: IOMMU .*SNP cannot be supported.*")
 _PSP_ERROR = re.compile(
-    r"ccp [0-9a-f:.]+: (?:SEV(?:-SNP)?: (?:failed to INIT|failed to get status|INIT failed|firmware is not).*"
-    r"|SEV-SNP: failed.*|sev command 0x[0-9a-f]+ timed out, disabling PSP.*"
-    r"|psp: unable to access the device.*|unable to access the device.*|SEV-SNP support requires firmware.*)"
+    r"ccp [0-9a-f:.]+: (?:SEV-SNP: (?:failed|SNP_\w+ failed)|SEV: failed to get status"
+    r"|sev command 0x[0-9a-f]+ timed out, disabling PSP|(?:psp: )?unable to access the device).*"
 )
+# The older SEV may fail while SNP works: firmware without SEV-ES beside SNP (AMD-SB-3023) is what owners ask for.
+_SEV_ERROR = re.compile(r"ccp [0-9a-f:.]+: SEV: (?:failed to INIT|INIT failed|DF_FLUSH failed).*")
 _API = re.compile(r"ccp [0-9a-f:.]+: (SEV(?:-SNP)?) API:([0-9]{1,3})\.([0-9]{1,3}) build:([0-9]{1,5})")
 _ASIDS = re.compile(r"kvm_amd: (SEV(?:-ES|-SNP)?) (enabled|disabled|unusable) \(ASIDs ([0-9]{1,6}) - ([0-9]{1,6})\)")
 
@@ -100,6 +101,7 @@ def parse_kernel_log(data: bytes) -> KernelLog:
         iommu_error=_last(_IOMMU_ERROR, log),
         psp="ccp " in log and ": sev enabled" in log,
         psp_error=_last(_PSP_ERROR, log),
+        sev_error=_last(_SEV_ERROR, log),
         snp_api=apis.get("SEV-SNP"),
         sev_api=apis.get("SEV"),
         asids={
@@ -245,7 +247,7 @@ def parse_qmp(data: bytes) -> Qemu:
         sev = answers[3].get("return")
         pair = None if sev is None else (int(sev["cbitpos"]), int(sev["reduced-phys-bits"]))
         problem = "" if sev is not None else str(answers[3]["error"]["desc"])[:_SHOWN]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise FormatError("QEMU gives no usable answer over QMP") from error
     return Qemu(version=numbers, package=package, confidential=types, sev=pair, sev_problem=problem)
 

@@ -123,6 +123,7 @@ NOTHING = KernelLog(
     iommu_error=None,
     psp=False,
     psp_error=None,
+    sev_error=None,
     snp_api=None,
     sev_api=None,
     asids={},
@@ -162,6 +163,8 @@ def test_one_line_gives_one_fact(line, field, value):
         ("SEV-SNP: RMP configuration not valid: base=0x2000, end=0x1000", "rmp_error"),
         ("AMD-Vi: SNP: IOMMU SNP feature not enabled, SNP cannot be supported.", "iommu_error"),
         ("ccp 0000:42:00.1: SEV-SNP: failed to INIT rc -5, error 0x3", "psp_error"),
+        ("ccp 0000:42:00.1: SEV-SNP: SNP_INIT_EX failed rc -5, error 0x3", "psp_error"),
+        ("ccp 0000:42:00.1: SEV: failed to INIT error 0x1, rc -5", "sev_error"),
         ("ccp 0000:42:00.1: sev command 0x1 timed out, disabling PSP", "psp_error"),
         ("ccp 0000:23:00.1: SEV: failed to get status. Error: 0x9000", "psp_error"),
     ],
@@ -264,7 +267,14 @@ def test_qemu():
 
 
 @pytest.mark.parametrize(
-    "answers", [[], QMP[:4], [{"return": {}}] * 5, [*QMP[:2], {"error": {"desc": "no"}}, *QMP[3:]]]
+    "answers",
+    [
+        [],
+        QMP[:4],
+        [{"return": {}}] * 5,
+        [*QMP[:2], {"error": {"desc": "no"}}, *QMP[3:]],
+        [*QMP[:2], {"return": {"qemu": {"micro": 2, "minor": 0, "major": float("inf")}}}, *QMP[3:]],
+    ],
 )
 def test_no_qemu(answers):
     with pytest.raises(FormatError):
