@@ -28,6 +28,7 @@ class Op(StrEnum):
     LOGS = "logs"
     RESULTS = "results"
     FETCH = "fetch"
+    COMMIT = "commit"
     POWEROFF = "poweroff"
 
 
@@ -53,6 +54,12 @@ class ControlError(StrEnum):
     PACK_HEADER = "pack-header"
     PACK_KEY = "pack-key"
     OUTPUT = "output"
+    VOLUME_MISSING = "volume-missing"
+    VOLUME_HEADER = "volume-header"
+    VOLUME_KEY = "volume-key"
+    VOLUME_INTEGRITY = "volume-integrity"
+    VOLUME_ROLLED_BACK = "volume-rolled-back"
+    SHELL = "shell"
 
 
 class Stream(IntEnum):

@@ -196,9 +196,9 @@ def parse_job_manifest(data: bytes) -> JobManifest:
     if sum(pack.role is Role.CONTAINER for pack in packs) != 1:
         raise FormatError("manifest.packs does not hold exactly one pack of role container")
     outputs = tuple(_parse_output(_object(item, "output")) for item in _list(value, "outputs", MAX_OUTPUTS))
-    _distinct([pack.name for pack in packs], "manifest.packs")
-    _distinct([pack.root_hash for pack in packs], "manifest.packs")
-    _distinct([output.name for output in outputs], "manifest.outputs")
+    require_distinct([pack.name for pack in packs], "manifest.packs")
+    require_distinct([pack.root_hash for pack in packs], "manifest.packs")
+    require_distinct([output.name for output in outputs], "manifest.outputs")
     refuse_clash([output.name for output in outputs], what="manifest.outputs")
     try:
         network = Network(typed(value, "network", str, what=what))
@@ -211,7 +211,7 @@ def parse_job_manifest(data: bytes) -> JobManifest:
         container=_parse_container(typed(value, "container", dict, what=what)),
         packs=packs,
         outputs=outputs,
-        resources=_parse_resources(typed(value, "resources", dict, what=what)),
+        resources=parse_resources(typed(value, "resources", dict, what=what)),
         limits=_parse_limits(typed(value, "limits", dict, what=what)),
         network=network,
     )
@@ -270,7 +270,12 @@ def _parse_output(value: JsonObject) -> Output:
     )
 
 
-def _parse_resources(value: JsonObject) -> Resources:
+def parse_resources(value: JsonObject) -> Resources:
+    """Read the shape of a machine.
+
+    Raises:
+        FormatError: a key is missing, unknown or out of range.
+    """
     what = "manifest.resources"
     members(value, what=what, required=set(Resources.__slots__))
     return Resources(
@@ -312,7 +317,12 @@ def _text(value: object, what: str) -> str:
     return value
 
 
-def _distinct(names: list[str], what: str) -> None:
+def require_distinct(names: list[str], what: str) -> None:
+    """Check that no name stands twice in a list.
+
+    Raises:
+        FormatError: one does.
+    """
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise FormatError(f"{what} names {twice!r} twice")

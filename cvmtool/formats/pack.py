@@ -23,6 +23,7 @@ PACK_CIPHER = "aes-xts-plain64"
 VOLUME_KEY_SIZE = 64  # bytes, AES-256-XTS
 PASSPHRASE_SIZE = 32  # bytes
 NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Role(StrEnum):
@@ -81,9 +82,6 @@ def parse_pack_descriptor(value: JsonObject) -> PackDescriptor:
         raise FormatError(f"pack.role is {value['role']!r}; container or input is required") from error
     for key in ("root_hash", "salt", "header_sha256"):
         parse_hex(value[key], 32, what=f"pack.{key}")
-    uuid = typed(value, "luks_uuid", str, what=what)
-    if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", uuid):
-        raise FormatError(f"pack.luks_uuid is {uuid[:48]!r}; a lower-case UUID is required")
     digest = typed(value, "volume_key_digest", str, what=what)
     if len(parse_base64(digest, what="pack.volume_key_digest", limit=32)) != 32:
         raise FormatError(f"pack.volume_key_digest is {digest[:48]!r}; base64 of 32 bytes is required")
@@ -102,7 +100,18 @@ def parse_pack_descriptor(value: JsonObject) -> PackDescriptor:
         data_blocks=data_blocks,
         hash_offset=hash_offset,
         size=size,
-        luks_uuid=uuid,
+        luks_uuid=parse_uuid(value["luks_uuid"], what="pack.luks_uuid"),
         volume_key_digest=digest,
         header_sha256=value["header_sha256"],
     )
+
+
+def parse_uuid(value: object, *, what: str) -> str:
+    """Return `value` if it is a lower-case UUID.
+
+    Raises:
+        FormatError: it is not.
+    """
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
+        raise FormatError(f"{what} is {str(value)[:48]!r}; a lower-case UUID is required")
+    return value
