@@ -18,7 +18,7 @@ import typer
 from cvmtool.cli.files import read_file
 from cvmtool.cli.policy import app as policy_app
 from cvmtool.cli.render import printable
-from cvmtool.cli.reports import RAW, read_report
+from cvmtool.cli.reports import RAW, Wrapping, read_report
 from cvmtool.cli.verdict import (
     container_fields,
     evidence_fields,
@@ -49,10 +49,6 @@ ReportFile = Annotated[
         help="An attestation report, 1184 bytes or in CONTAINER; or the evidence that cvmtool kept, or its directory.",
         metavar="REPORT",
     ),
-]
-Wrapping = Annotated[
-    str,
-    typer.Option("--container", help="What REPORT is: raw, tsm, extended, response or azure-hcl.", metavar="CONTAINER"),
 ]
 Aux = Annotated[Path | None, typer.Option("--auxblob", help="Certificate table, with container tsm.", metavar="FILE")]
 

@@ -36,7 +36,7 @@ from cvmtool.cli.inputs import (
     resources_of,
     vmm_of,
 )
-from cvmtool.cli.reports import RAW, read_report
+from cvmtool.cli.reports import RAW, Wrapping, read_report
 from cvmtool.cli.trace import show_trace, trace_fields
 from cvmtool.cli.verdict import print_json
 from cvmtool.errors import AppraisalError, ConfigError, Finding
@@ -64,10 +64,6 @@ Report = Annotated[
 ]
 Digest = Annotated[
     str | None, typer.Option("--digest", help="Instead of a report: its launch digest, 96 hex digits.", metavar="HEX")
-]
-Wrapping = Annotated[
-    str,
-    typer.Option("--container", help="What FILE is: raw, tsm, extended, response or azure-hcl.", metavar="CONTAINER"),
 ]
 ModeName = Annotated[
     str, typer.Option("--mode", help="Which command line of BUNDLE: production or dryrun.", metavar="MODE")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,15 @@ MAX_FILE_BYTES = 1 << 20
 
 RAW = "raw"
 """The container that is none; the others are looked up when they are needed, since that import costs every command."""
+
+Wrapping = Annotated[
+    str,
+    typer.Option(
+        "--container",
+        help="What the report is in: raw (nothing), tsm, extended, response or azure-hcl.",
+        metavar="CONTAINER",
+    ),
+]
 
 _ENCODED = re.compile(rb"[0-9A-Za-z+/=\s]+")
 
@@ -95,7 +104,7 @@ def _something_else(data: bytes) -> tuple[str, str | None] | None:
             "give the report itself; certificates go to attest verify --vek, --chain",
         )
     if start.startswith(b"{"):
-        return "it is JSON", "give the report's own bytes; a receipt is shown by cvmtool receipt show"
+        return "it is JSON", "give the directory of a refusal or run; a receipt is shown by cvmtool receipt show"
     if data.startswith(b"\x30\x82"):
         return (
             "it is a certificate or list in DER",

@@ -223,6 +223,8 @@ def command_lines(line: str) -> tuple[Deviation, ...]:
     words = line.split()
     for at, word in enumerate(words):
         found.setdefault(" ".join(words[:at] + words[at + 1 :]), f"a command line without {word!r}")
+        # What a script leaves where one of its variables is empty.
+        found.setdefault(" ".join((*words[:at], "", *words[at:])), f"a command line with two spaces before {word!r}")
     return (
         *(command_line(text, actual) for text, actual in found.items()),
         _cmdline(line.encode(), "a command line that was hashed without its closing NUL"),

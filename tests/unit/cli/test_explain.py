@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`measure explain` from digest, report and saved evidence, for guest images and for files."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cvmtool.cli import explain as module
+from cvmtool.cli import render
 from cvmtool.cli.measure import app
 from cvmtool.config import load_settings
 from cvmtool.errors import AppraisalError, ConfigError, CvmError
@@ -132,9 +135,15 @@ def test_when_nothing_fits_json_is_one_document_and_the_same_exit_code(quick):
     assert len(value["ruled_out"]) == 6
 
 
-def test_what_lasts_shows_what_is_tried(quick, monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", -1.0)
-    assert run("base", "--digest", digest(vcpus=2)).exit_code == 0
+@pytest.mark.parametrize(("patience", "shown"), [(-1.0, True), (1e9, False)])
+def test_only_what_lasts_shows_what_is_tried(quick, monkeypatch, patience, shown):
+    screen = io.StringIO()
+    monkeypatch.setattr(render, "error_console", lambda: Console(file=screen, force_terminal=True, width=200))
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", patience)
+    assert run("base", "--digest", digest(line=f"{LINE} "), "--vcpus", "2").stdout.startswith(
+        "launched with 1 vCPU and "
+    )
+    assert ("trying one of " in screen.getvalue()) is shown
 
 
 @pytest.mark.parametrize(

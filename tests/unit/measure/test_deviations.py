@@ -80,6 +80,7 @@ def test_each_set_of_features_is_tried_once_and_has_snp():
         (f"initrd=initrd {LINE}", "'initrd=initrd' added before"),
         (f"init=/bin/sh {LINE}", "'init=/bin/sh' added before"),
         ("console=ttyS0 panic=-1", "without 'quiet'"),
+        ("console=ttyS0 quiet  panic=-1", "two spaces before 'panic=-1'"),
     ],
 )
 def test_what_happens_to_command_lines_is_tried(line, said):
