@@ -25,6 +25,7 @@ from typing import Any
 from cvmtool.errors import ConfigError, HostError
 from cvmtool.host.capabilities import HostCapabilities, parse_capabilities
 from cvmtool.host.embedded import embedded_root, embedded_uri, prepare, session_fits
+from cvmtool.host.events import Events
 from cvmtool.host.failures import hint
 from cvmtool.host.live import LiveDomain, is_ours, parse_live_domain
 from cvmtool.host.stream import StreamPump
@@ -37,6 +38,7 @@ class MachineState(StrEnum):
 
     RUNNING = "running"
     PAUSED = "paused"
+    NO_ROOM = "paused: a disk of its host is full, or failed"
     STOPPED = "stopped"
     CRASHED = "crashed"
 
@@ -131,6 +133,7 @@ class Hypervisor:
         self._libvirt = libvirt_module()
         _EventLoop.ensure(self._libvirt)
         self._root = embedded_root(uri)
+        self._events: Events | None = None
         if self._root is not None:
             prepare(self._root)
         try:
@@ -158,6 +161,8 @@ class Hypervisor:
     def close(self) -> None:
         """Disconnect. An embedded driver stays open while the process lives: libvirt opens some fifteen and no more."""
         if self._root is None:
+            if self._events is not None:
+                self._events.close()
             with suppress(self._libvirt.libvirtError):
                 self._connection.close()
 
@@ -224,6 +229,32 @@ class Hypervisor:
             domain.create()
         except self._libvirt.libvirtError as error:
             raise self._failure("start the machine", error) from error
+
+    @property
+    def events(self) -> Events:
+        """What this connection tells of its domains.
+
+        Raises:
+            HostError: the connection is gone.
+        """
+        if self._events is None:
+            try:
+                self._events = Events(self._libvirt, self._connection)
+            except self._libvirt.libvirtError as error:
+                raise self._failure("tell what happens to its machines", error) from error
+        return self._events
+
+    def resume(self, name: str) -> None:
+        """Let a paused domain go on; what it could not write is tried again.
+
+        Raises:
+            HostError: it is not paused.
+        """
+        domain = self._lookup(name)
+        try:
+            domain.resume()
+        except self._libvirt.libvirtError as error:
+            raise self._failure("let the machine go on", error) from error
 
     def defined(self, name: str) -> LiveDomain:
         """Read what a domain would be started with, as libvirt keeps it.
@@ -352,7 +383,7 @@ class Hypervisor:
         libvirt = self._libvirt
         state, reason = domain.state(0)
         if state == libvirt.VIR_DOMAIN_PAUSED:
-            return MachineState.PAUSED
+            return MachineState.NO_ROOM if reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR else MachineState.PAUSED
         if domain.isActive():
             return MachineState.RUNNING
         failed = (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
