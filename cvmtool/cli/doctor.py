@@ -7,6 +7,7 @@ Zone: cli. Every piece of evidence came from a host, so it is made printable.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _NOTHING_EXIT = 8
+_MOST_PIPED = 16 << 20  # bytes
 _PROMISE = {
     "sev-snp": "SEV-SNP",
     "dry-run-kvm": "dry runs with KVM",
@@ -38,7 +40,9 @@ def doctor(
     explain: Annotated[
         str | None,
         typer.Option(
-            "--explain", help="Look at no host; say what an error of QEMU, libvirt or the kernel means.", metavar="TEXT"
+            "--explain",
+            help="Look at no host; say what an error of QEMU, libvirt or the kernel means. - reads it from standard input.",
+            metavar="TEXT",
         ),
     ] = None,
     as_json: Json = False,
@@ -48,7 +52,7 @@ def doctor(
     Exit 0 if it can run SEV-SNP (with --dry-run: a dry run), else 8. With --explain: 0 if the error is known, else 8.
     """
     if explain is not None:
-        _explain(explain, as_json=as_json)
+        _explain(_standard_input() if explain == "-" else explain, as_json=as_json)
         return
     from cvmtool.cli.render import emit_schema, error_console
     from cvmtool.config import load_settings
@@ -124,6 +128,10 @@ def _texts(line: Told, width: int) -> list[Text]:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _standard_input() -> str:
+    return sys.stdin.buffer.read(_MOST_PIPED).decode("utf-8", "replace")
 
 
 def _explain(text: str, *, as_json: bool) -> None:

@@ -312,14 +312,14 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "psp-init-config",
-        r"SEV-SNP: failed to INIT rc -?\d+, error 0x3\b",
+        r"SEV-SNP: (?:failed to INIT|SNP_INIT(?:_EX)? failed) rc -?\d+, error 0x3\b",
         "the firmware does not accept the platform's configuration, mostly the IOMMU's",
         "IOMMU = Enabled in the BIOS, no iommu=pt; then a BIOS update",
         "Linux commit message of iommu/amd, SNP_INIT; AMDESE/AMDSEV #189",
     ),
     Row(
         "processors-offline",
-        r"DF_FLUSH failed.*(?:error=|#?)0xe\b",
+        r"DF_FLUSH failed.*\b0xe\b",
         "a processor was taken offline after the firmware counted them, so freed ASIDs cannot be used again",
         "no nosmt, maxcpus= or offline processors: switch SMT off in the BIOS; reboot",
         f"{_ABI}, SNP_DF_FLUSH: WBINVD_REQUIRED",

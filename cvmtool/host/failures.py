@@ -14,7 +14,7 @@ from functools import cache
 from cvmtool.host.failure_table import ROWS, Row
 from cvmtool.host.firmware_status import STATUS
 
-MAX_MESSAGE = 1 << 16  # characters that are looked at
+MAX_MESSAGE = 1 << 16  # characters that are looked at: the last ones, since a log ends in its error
 _LINE = 2_000  # of one line: patterns backtrack, and no message is longer
 _QUOTED = 200
 
@@ -44,7 +44,7 @@ class Cause:
 
 def decode(message: str) -> tuple[Cause, ...]:
     """Return what is known of a message, the likeliest first; nothing if nothing of it is known."""
-    lines = [line[:_LINE] for line in message[:MAX_MESSAGE].splitlines()]
+    lines = [line[:_LINE] for line in message[-MAX_MESSAGE:].splitlines()]
     found: list[Cause] = []
     for row, pattern in _patterns():
         match = next((match for line in lines if (match := pattern.search(line))), None)

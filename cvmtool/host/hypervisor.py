@@ -139,7 +139,9 @@ class Hypervisor:
         try:
             self._connection = self._libvirt.open(uri)
         except self._libvirt.libvirtError as error:
-            raise HostError(f"libvirt does not answer at {uri}", detail=str(error), hint=_connect_hint(uri)) from error
+            raise HostError(
+                f"libvirt does not answer at {uri}", detail=str(error), hint=_connect_hint(uri, str(error))
+            ) from error
 
     @classmethod
     def open(cls, uri: str, *, log: Path) -> Hypervisor:
@@ -395,7 +397,10 @@ class Hypervisor:
         return HostError(f"the host could not {action}", detail=str(error), hint=hint(str(error), code))
 
 
-def _connect_hint(uri: str) -> str:
+def _connect_hint(uri: str, said: str) -> str:
+    known = hint(said, None)
+    if known:
+        return known
     if uri.startswith("qemu:///embed"):
         return "is the libvirt-daemon-driver-qemu package installed? make setup"
     return f"does it work by hand? virsh -c {uri} list"

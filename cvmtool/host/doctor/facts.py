@@ -50,6 +50,8 @@ class KernelLog:
     iommu_error: str | None
     psp: bool
     psp_error: str | None
+    sev_error: str | None
+    """Of plain SEV alone."""
     snp_api: Version | None
     """Major, minor, build of the firmware that SNP was initialised with."""
     sev_api: Version | None

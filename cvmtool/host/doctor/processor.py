@@ -190,10 +190,13 @@ def iommu(seen: Seen) -> Outcome:
 
 def psp(seen: Seen) -> Outcome:
     """Does the secure processor answer?"""
-    log = seen.host.log
-    if log.value is not None and log.value.psp_error is not None:
+    log, module = seen.host.log, seen.host.kvm_amd.value
+    error = None if log.value is None else log.value.psp_error
+    if error is None and log.value is not None and not (module is not None and module.sev_snp):
+        error = log.value.sev_error
+    if error is not None:
         return fail(
-            f"{log.source}: {log.value.psp_error}",
+            f"{log.source}: {error}",
             "update the BIOS and its SEV firmware; cvmtool doctor --explain knows the error codes",
         )
     if log.value is not None and log.value.psp:

@@ -99,6 +99,12 @@ def test_an_error_is_explained():
     assert document["causes"][0]["code"] == "disk-full"
 
 
+def test_a_log_is_piped_in():
+    log = b"\xff noise\n" * 9 + b"qemu: SEV-SNP does not support SMM.\n"
+    ran = CliRunner().invoke(app, ["doctor", "--explain", "-"], input=log)
+    assert ran.stdout.startswith("smm: ")
+
+
 def test_an_error_that_nobody_knows():
     ran = run("--explain", "all is lost")
     assert ran.exit_code == 8

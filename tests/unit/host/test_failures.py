@@ -113,6 +113,22 @@ def test_a_status_alone_is_told_by_its_name(number):
     assert decode(f"ccp 0000:42:00.1: SEV: failed, error {number:#x}, rc -5")[0].cause == cause.cause
 
 
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("ccp 0000:42:00.1: SEV-SNP: SNP_INIT_EX failed rc -5, error 0x3", "psp-init-config"),
+        ("ccp 0000:42:00.1: SEV-SNP: SNP_DF_FLUSH failed rc -5, error 0xe", "processors-offline"),
+        ("SEV: SNP_DF_FLUSH failed, ret = -5, error=0xe", "processors-offline"),
+        ("qemu: vfio 0000:41:00.0: VFIO_MAP_DMA failed: Cannot allocate memory", "memlock"),
+        ("vfio_container_dma_map(0x55, 0x0, 0xa0000, 0x7f) = -12 (Cannot allocate memory)", "memlock"),
+        ("qemu-system-x86_64: error: failed to set MSR 0x10a to 0xc000069", "kvm-emulates"),
+        ("SNP_LAUNCH_START ret=-16 fw_error=0 ''", "asids-exhausted"),
+    ],
+)
+def test_other_words_for_the_same(message, code):
+    assert decode(message)[0].code == code
+
+
 def test_a_number_that_is_no_status_and_an_error_that_is_not_the_firmwares_are_not_guessed():
     assert decode("SNP_LAUNCH_START ret=-5 fw_error=9999 ''") == ()
     assert decode("nginx: error 11 while reading") == ()
@@ -125,8 +141,9 @@ def test_a_hint_comes_from_the_text_before_the_number():
     assert hint("whatever", None) is None
 
 
-def test_what_lies_behind_the_bound_is_not_looked_at():
-    assert decode("\n" * MAX_MESSAGE + MESSAGES["disk-full"]) == ()
+def test_the_end_of_a_log_is_looked_at():
+    assert decode("\n" * MAX_MESSAGE + MESSAGES["disk-full"])[0].code == "disk-full"
+    assert decode(MESSAGES["disk-full"] + "\n" * MAX_MESSAGE) == ()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ PAGE = (Path(__file__).parents[4] / "docs/reference/doctor.md").read_text("utf-8
 
 def rows(section: str) -> list[tuple[str, ...]]:
     table = PAGE.split(f"## {section}\n")[1].split("\n## ")[0]
-    return [tuple(cell.strip() for cell in line.strip("|").split(" |")) for line in re.findall(r"^\| `.*$", table, re.MULTILINE)]
+    return [
+        tuple(cell.strip() for cell in line.strip("|").split(" |"))
+        for line in re.findall(r"^\| `.*$", table, re.MULTILINE)
+    ]
 
 
 def test_every_check_is_told():
