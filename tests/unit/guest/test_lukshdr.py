@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.pack import HEADER_SIZE
-from cvmtool.guest.lukshdr import check_header
+from cvmtool.formats.volume import Volume
+from cvmtool.guest.lukshdr import check_header, check_volume_header
 from tests.unit.guest import samples
 
 AREA, JSON_AT, CHECKSUM = 16_384, 4_096, slice(448, 512)
@@ -248,3 +249,93 @@ def test_any_bytes_are_accepted_or_refused(header, at, data):
     # What passes says the same as the original, byte for byte, but for salts, checksums and white space.
     assert metadata(changed)["segments"] == metadata(header)["segments"]
     assert metadata(changed)["digests"]["0"]["digest"] == metadata(header)["digests"]["0"]["digest"]
+
+
+# ---- volumes --------------------------------------------------------------------------------------------------------
+
+VOLUME = Volume(name="data", luks_uuid=samples.UUID, size=1 << 30, create=True)
+# What cryptsetup 2.7.5 writes for --cipher=aes-xts-plain64 --integrity=hmac-sha256; this needs the kernel's dm-integrity.
+VOLUME_METADATA = json.loads(
+    '{"keyslots":{"0":{"type":"luks2","key_size":96,"af":{"type":"luks1","stripes":4000,"hash":"sha256"},"area":{"type":'
+    '"raw","offset":"32768","size":"385024","encryption":"aes-xts-plain64","key_size":64},"kdf":{"type":"pbkdf2",'
+    '"hash":"sha256","iterations":1000,"salt":"oSGTnT6qfcpy5So3+by5n52S4QNBUNu3cQginDDOJA0="}}},"tokens":{},"segments"'
+    ':{"0":{"type":"crypt","offset":"1048576","size":"dynamic","iv_tweak":"0","encryption":"aes-xts-plain64",'
+    '"sector_size":4096,"integrity":{"type":"hmac(sha256)","journal_encryption":"none","journal_integrity":"none"}}},'
+    '"digests":{"0":{"type":"pbkdf2","keyslots":["0"],"segments":["0"],"hash":"sha256","iterations":1000,"salt":'
+    '"tjJbNfhWd7P9BZe0p4eSW7FHGa79WYRod2vcoS5K2Xs=","digest":"XKra+AqfhKa5Qz6PhOGK8gRPq+AGLai+rFRMeW985hw="}},'
+    '"config":{"json_size":"12288","keyslots_size":"1015808"}}'
+)
+
+
+def volume_header(header, change=lambda document: None):
+    def replace(document):
+        document.clear()
+        document.update(json.loads(json.dumps(VOLUME_METADATA)))
+        change(document)
+
+    return with_metadata(header, replace)
+
+
+def test_a_volume_of_the_real_tool_is_accepted(header):
+    check_volume_header(volume_header(header), VOLUME)
+
+
+def test_a_volume_is_no_pack_and_a_pack_no_volume(header):
+    with pytest.raises(FormatError):
+        check_volume_header(header, VOLUME)
+    assert "key_size" in refused(volume_header(header))
+
+
+def test_another_volume_is_refused(header):
+    other = dataclasses.replace(VOLUME, luks_uuid="00000000" + samples.UUID[8:])
+    with pytest.raises(FormatError, match="uuid"):
+        check_volume_header(volume_header(header), other)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("segments", "encryption", "cipher_null-ecb"),
+        ("segments", "encryption", "aes-cbc-essiv:sha256"),
+        ("segments", "integrity", None),
+        ("segments", "integrity", {"type": "none"}),
+        ("segments", "integrity", {"type": "crc32c", "journal_encryption": "none", "journal_integrity": "none"}),
+        ("segments", "integrity", {**VOLUME_METADATA["segments"]["0"]["integrity"], "more": 1}),
+        ("segments", "offset", "4096"),
+        ("segments", "size", "1048576"),
+        ("segments", "sector_size", 512),
+        ("segments", "flags", ["backup-final"]),
+        ("keyslots", "key_size", 64),
+        ("keyslots", "priority", 2),
+        ("digests", "digest", ""),
+        ("digests", "digest", "QUJD"),
+        ("digests", "keyslots", ["0", "1"]),
+    ],
+)
+def test_a_volume_whose_header_the_host_rewrote(header, section, key, value):
+    changed = volume_header(header, lambda document: document[section]["0"].update({key: value}))
+    with pytest.raises(FormatError):
+        check_volume_header(changed, VOLUME)
+
+
+@pytest.mark.parametrize("key", ["integrity", "encryption", "sector_size"])
+def test_a_volume_lacks_nothing(header, key):
+    with pytest.raises(FormatError, match=key):
+        check_volume_header(volume_header(header, lambda document: document["segments"]["0"].pop(key)), VOLUME)
+
+
+@pytest.mark.parametrize("encryption", ["cipher_null-ecb", "aes-ecb"])
+def test_a_volume_whose_key_slot_hides_nothing(header, encryption):
+    def change(document):
+        document["keyslots"]["0"]["area"]["encryption"] = encryption
+
+    with pytest.raises(FormatError, match="encryption"):
+        check_volume_header(volume_header(header, change), VOLUME)
+
+
+def test_a_second_key_slot_in_a_volume(header):
+    def change(document):
+        document["keyslots"]["1"] = document["keyslots"]["0"]
+
+    with pytest.raises(FormatError, match="keyslots"):
+        check_volume_header(volume_header(header, change), VOLUME)
