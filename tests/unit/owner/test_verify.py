@@ -13,13 +13,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cvmtool.dryrun.psp import SimulatedPsp
 from cvmtool.errors import FormatError, VerificationError
 from cvmtool.formats.certtable import CertKind, parse_cert_table
+from cvmtool.formats.containers import Claims, ClaimsHash
 from cvmtool.formats.report import SigningKey, parse_report
 from cvmtool.formats.reportmsg import ReportRequest
 from cvmtool.formats.tcb import Cpuid, ProductLine, Silicon
 from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
 from cvmtool.owner.chain import ChainCache, Revocation
 from cvmtool.owner.checks import NotGenuineError
-from cvmtool.owner.verify import AuthenticReport, certificates_of, verify_report
+from cvmtool.owner.verify import AuthenticReport, certificates_of, check_claims, verify_report
 from tests import fakes, vectors
 
 ALL = vectors.reports()
@@ -315,6 +316,54 @@ def test_a_version_2_report_takes_its_line_from_the_issuer(genoa):
     assert authentic.line is ProductLine.GENOA
 
 
+def test_what_was_found_is_said_check_by_check(genoa):
+    authentic = verify_report(*Case(genoa).arguments())
+    found = {check.code: check for check in authentic.checks}
+    assert list(found)[-6:] == ["revocation", "product", "chip", "tcb-binding", "tcb-order", "signature"]
+    assert found["product"].actual.startswith("Genoa (cpuid ")
+    assert found["chip"].actual == genoa.chip().hwid.hex()
+    assert found["tcb-order"].actual == "none above current"
+    assert found["signature"].actual == "by SEV-VCEK"
+    case = Case(genoa, version=3)
+    second = verify_report(*case.arguments(report=case.signed(version=2, cpuid=None)))
+    product = next(check for check in second.checks if check.code == "product")
+    assert (product.actual, product.required) == ("Genoa (by issuer)", "one product line")
+
+
+def test_what_was_wrong_is_said(genoa):
+    case = Case(genoa)
+    low = replace(case.tcb, microcode=case.tcb.microcode - 1).encode()
+    for changes, actual in (
+        ({"chip_id": bytes(64)}, "masked"),
+        ({"chip_id": b"\1" * 64}, "01" * 64),
+        ({"current_tcb": low}, "reported above current in microcode; committed above current in microcode"),
+    ):
+        with pytest.raises(NotGenuineError) as refusal:
+            verify_report(*case.arguments(report=case.signed(**changes)))
+        assert refusal.value.check.actual == actual
+
+
+@pytest.mark.vectors
+def test_a_providers_key_is_bound_to_no_chip():
+    chip = next(check for check in verify_vector(vectors.report("aws-milan-v3-vlek")).checks if check.code == "chip")
+    assert chip.actual.startswith("any of ")
+    assert "aws" in chip.actual
+    assert chip.required == "a provider's key"
+
+
+def test_claims_hold_if_the_report_is_over_their_hash(genoa):
+    case = Case(genoa)
+    claims = Claims(text=b'{"vm": "configuration"}', hash=ClaimsHash.SHA256)
+    authentic = verify_report(*case.arguments(report=case.signed(report_data=claims.report_data)))
+    check = check_claims(authentic, claims)
+    assert (check.code, check.passed, check.actual) == ("claims", True, claims.report_data.hex())
+    for other in (replace(claims, text=claims.text + b" "), replace(claims, hash=ClaimsHash.SHA384)):
+        with pytest.raises(NotGenuineError) as refusal:
+            check_claims(authentic, other)
+        assert refusal.value.check.code == "claims"
+        assert not refusal.value.check.passed
+
+
 def test_the_signature_is_over_the_bytes_received(genoa):
     case = Case(genoa)
     report = bytearray(case.report)
@@ -347,6 +396,15 @@ def test_a_cached_chain_is_found_again_and_still_checked(genoa):
     refused("certificate-validity", *case.arguments(at=NOW + timedelta(days=8 * 365)), cache=cache)
     refused("revocation", *case.arguments(crl=genoa.crl(revoke_ask=True)), cache=cache)
     refused("root-pinned", *case.arguments(roots=AmdRoots()), cache=cache)
+
+
+def test_a_cached_chain_is_not_built_again(genoa):
+    case, cache = Case(genoa), ChainCache()
+    first = verify_report(*case.arguments(), cache=cache)
+    kept = cache.get(case.certificates, SigningKey.VCEK, SimulatedRoot(genoa.root_fingerprint))
+    again = verify_report(*case.arguments(), cache=cache)
+    assert again.vek is first.vek is kept[1]
+    assert cache.get(case.certificates, SigningKey.VCEK, SimulatedRoot(genoa.root_fingerprint)) is kept
 
 
 def test_a_cache_is_bounded(genoa):
