@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvmtool.errors import FormatError
-from cvmtool.measure.ovmf import Firmware, Section, SectionKind, parse_firmware
+from cvmtool.measure.ovmf import MAX_FIRMWARE_BYTES, Firmware, Section, SectionKind, check_size, parse_firmware
 
 FOOTER = "96b582de-1fb2-45f7-baea-a366c55a082d"
 RESET = "00f771de-1a7e-4fcb-890e-68c77e2fb44e"
@@ -162,3 +162,22 @@ def test_any_damage_to_a_real_layout_gives_firmware_or_format_error(data):
     except FormatError:
         return
     assert all(s.gpa % 4096 == 0 and s.gpa + s.size <= parsed.gpa for s in parsed.sections)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (0, "firmware size is 0 bytes"),
+        (-4096, "firmware size is -4096"),
+        (4097, "a multiple of 4096"),
+        (MAX_FIRMWARE_BYTES + 4096, f"required: at most {MAX_FIRMWARE_BYTES}"),
+    ],
+)
+def test_a_size_that_no_firmware_has_is_refused(size, said):
+    with pytest.raises(FormatError, match=said):
+        check_size(size)
+
+
+@pytest.mark.parametrize("size", [4096, MAX_FIRMWARE_BYTES])
+def test_the_least_and_the_largest_size_are_accepted(size):
+    check_size(size)

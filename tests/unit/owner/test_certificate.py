@@ -103,6 +103,27 @@ def test_pem_holds_one_or_more(genoa):
         split_certificates(pem(genoa.ark).replace(b"MII", b"M=I", 1))
 
 
+@pytest.mark.parametrize(
+    ("blob", "said"),
+    [
+        (b"", "neither der nor pem"),
+        (bytes((16 << 14) + 1), "certificates have 262145 bytes"),
+        (bytes(16 << 14), "neither der nor pem"),
+        (b"-----BEGIN CERTIFICATE-----\nMAA=\n", "neither der nor pem"),
+        (b"-----BEGIN CERTIFICATE-----\nMAA\n-----END CERTIFICATE-----\n", "pem is not base64"),
+    ],
+    ids=["nothing", "too long", "as long as may be", "no end", "base64"],
+)
+def test_what_holds_no_certificate_is_refused(blob, said):
+    with pytest.raises(FormatError, match=said):
+        split_certificates(blob)
+
+
+def test_sixteen_certificates_are_read(genoa):
+    assert len(split_certificates(pem(genoa.ark) * 16)) == 16
+    assert split_certificates(b"\x30" * (16 << 14)) == (b"\x30" * (16 << 14),)
+
+
 def test_keys_of_another_kind_are_none():
     assert rsa_key(spki(rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key())) is None
     small = ec.generate_private_key(ec.SECP256R1()).public_key()
@@ -156,6 +177,13 @@ SHA256 = bytes.fromhex("0609608648016503040201")
 def test_one_wrong_part_is_refused(der):
     with pytest.raises(FormatError):
         parse_certificate(der())
+
+
+def test_a_certificate_has_a_longest_size():
+    with pytest.raises(FormatError, match="certificate has 16385 bytes; required: at most 16384"):
+        parse_certificate(bytes((16 << 10) + 1))
+    with pytest.raises(FormatError, match="certificate has 0x00 at byte 0"):
+        parse_certificate(bytes(16 << 10))
 
 
 def test_one_algorithm_inside_and_another_outside_is_refused(genoa):

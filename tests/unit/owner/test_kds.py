@@ -82,6 +82,23 @@ def test_a_bundle_is_an_extended_report():
     assert unwrap(bundle(bytes(1184), [vcek], None), Container.EXTENDED).table.get(CertKind.CRL) is None
 
 
+@pytest.mark.vectors
+def test_a_providers_key_finds_its_place():
+    vector = vectors.report("aws-milan-v3-vlek")
+    table = unwrap(bundle(vector.report, vector.certificates, None), Container.EXTENDED).table
+    assert table.get(CertKind.VLEK) == vector.vek
+    assert [kind for kind, _ in table.entries] == [CertKind.VLEK, CertKind.ASK, CertKind.ARK]
+
+
+def test_a_certificate_that_is_not_amds_is_refused():
+    from tests.unit.owner.test_certificate import made
+
+    name = b"Santa Clara"
+    stranger = made(swap=[(name, b"Santa Klara")])
+    with pytest.raises(FormatError, match="certificate name is None; required: one of amd's"):
+        bundle(bytes(1184), [stranger], None)
+
+
 def test_two_certificates_for_one_place_are_refused():
     amd = fakes.fake_amd()
     tcb = inquire(report()).tcb

@@ -278,6 +278,13 @@ def test_a_rule_allows_what_it_says(present, allowed):
     assert {rule.value for rule in Rule if rule.allows(present=present)} == allowed
 
 
+def test_floors_are_built_in_or_a_table():
+    text = re.sub("(?s)\n\\[\\[tcb_floors.*", "\n", TEXT)
+    assert parse_policy(text.replace("[guest_policy]", 'tcb_floors = "built-in"\n[guest_policy]')) == BASE
+    with pytest.raises(ConfigError, match="'built-out'; required: 'built-in' or an array"):
+        parse_policy(text.replace("[guest_policy]", 'tcb_floors = "built-out"\n[guest_policy]'))
+
+
 def test_milan_needs_a_list_of_chips_or_a_word():
     milan = frozenset({ProductLine.MILAN})
     assert replace(BASE, products=milan, chips=frozenset({b"c" * 64}))
