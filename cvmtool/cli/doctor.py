@@ -27,7 +27,7 @@ _MOST_PIPED = 16 << 20  # bytes
 _PROMISE = {
     "sev-snp": "SEV-SNP",
     "dry-run-kvm": "dry runs with KVM",
-    "dry-run-tcg": "dry runs, emulated (TCG)",
+    "dry-run-tcg": "dry runs emulated (TCG)",
     None: "nothing",
 }
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "cyan", "skipped": "dim"}
@@ -73,16 +73,16 @@ def doctor(
             dry_run=dry_run,
             able=able,
             best=found.best,
-            cause=found.cause.code if found.cause else None,
+            obstacles={use: line.code for use, line in found.obstacles.items()},
             lines=[asdict(line) for line in found.lines],
         )
     else:
-        _show(found, dry_run=dry_run)
+        _show(found)
     if not able:
         raise typer.Exit(_NOTHING_EXIT)
 
 
-def _show(found: Examination, *, dry_run: bool) -> None:
+def _show(found: Examination) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -103,12 +103,11 @@ def _show(found: Examination, *, dry_run: bool) -> None:
     out.print(
         Text.assemble("\nthis host can run: ", (_PROMISE[found.best], "bold green" if found.best else "bold red"))
     )
-    if found.cause is not None:
-        wanted = "dry runs" if dry_run else "SEV-SNP"
-        evidence = _one_line(printable(found.cause.evidence))
-        out.print(Text.assemble((f"not {wanted}: ", "bold"), f"{found.cause.code}: {evidence}"))
-        if found.cause.remedy:
-            out.print(Text.assemble(("next: ", "bold"), found.cause.remedy))
+    for line in dict.fromkeys(found.obstacles.values()):
+        uses = " nor ".join(_PROMISE[use] for use, obstacle in found.obstacles.items() if obstacle == line)
+        out.print(Text.assemble((f"not {uses}: ", "bold"), f"{line.code}: {_one_line(printable(line.evidence))}"))
+        if line.remedy:
+            out.print(Text.assemble(("  next: ", "bold"), line.remedy))
 
 
 def _texts(line: Told, width: int) -> list[Text]:

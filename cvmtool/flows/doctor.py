@@ -58,12 +58,12 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examination:
-    """What was found on which host: `best` is what it can be used for, `cause` what stands against more."""
+    """What was found on which host: `best` is what it can be used for, `obstacles` what stands first against more."""
 
     host: str
     lines: tuple[Told, ...]
     best: str | None
-    cause: Told | None
+    obstacles: dict[str, Told]
 
 
 class DistantView:
@@ -131,7 +131,7 @@ def examine(
         host=uri,
         lines=tuple(_told(line) for line in found.lines),
         best=found.best.value if found.best else None,
-        cause=_told(found.cause) if found.cause else None,
+        obstacles={use.value: _told(line) for use, line in found.obstacles.items()},
     )
 
 
@@ -167,7 +167,7 @@ def _ask_libvirt(opened: Host | CvmError) -> Libvirt:
             raise opened
         version = opened.hypervisor.version()
     except CvmError as error:
-        raise OSError(f"{error.message}: {error.detail}" if error.detail else error.message) from error
+        raise OSError(error.detail or error.message) from error
     security: frozenset[str] = frozenset()
     with suppress(HostError):  # no KVM there, so nothing that needs it
         security = opened.hypervisor.capabilities(virt_type="kvm").launch_security

@@ -264,11 +264,11 @@ CHECKS: tuple[Check, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """Every line, the best use that nothing stands against, and what stands against the best one that was asked for."""
+    """Every line, the best use that nothing stands against, and what stands first against each better one."""
 
     lines: tuple[Line, ...]
     best: Use | None
-    cause: Line | None
+    obstacles: dict[Use, Line]
 
 
 def diagnose(seen: Seen, *, dry_run: bool = False) -> Diagnosis:
@@ -285,12 +285,16 @@ def diagnose(seen: Seen, *, dry_run: bool = False) -> Diagnosis:
             roots[check.code] = root or check.code
         lines[check.code] = Line(check=check, outcome=outcome)
     told = tuple(lines.values())
-    best = next((use for use in uses if not _against(told, use)), None)
-    wanted = uses[0] if best is None or not dry_run else best
-    return Diagnosis(lines=told, best=best, cause=next(iter(_against(told, wanted)), None))
+    obstacles: dict[Use, Line] = {}
+    for use in uses:
+        obstacle = _first_against(told, use)
+        if obstacle is None:
+            return Diagnosis(lines=told, best=use, obstacles=obstacles)
+        obstacles[use] = obstacle
+    return Diagnosis(lines=told, best=None, obstacles=obstacles)
 
 
-def _against(lines: tuple[Line, ...], use: Use) -> list[Line]:
-    """Return what stands against a use, failures before what is merely unknown."""
+def _first_against(lines: tuple[Line, ...], use: Use) -> Line | None:
+    """Return what stands against a use: the first failure, else the first essential thing that is unknown."""
     blocking = [line for line in lines if use in line.check.uses and line.blocks]
-    return sorted(blocking, key=lambda line: line.outcome.verdict is not Verdict.FAIL)
+    return min(blocking, key=lambda line: line.outcome.verdict is not Verdict.FAIL, default=None)

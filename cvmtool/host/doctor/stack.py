@@ -10,6 +10,7 @@ from __future__ import annotations
 from cvmtool.host.doctor.facts import Seen
 from cvmtool.host.doctor.line import Outcome, fail, ok, unknown, warn
 from cvmtool.host.doctor.source import FileKind
+from cvmtool.host.failures import hint
 
 FIRST_QEMU = (9, 2)
 """9.1 brought the object sev-snp-guest and broke VFIO with it ("Cannot set discarding of RAM broken")."""
@@ -192,7 +193,7 @@ def libvirt(seen: Seen) -> Outcome:
     """Does libvirt answer?"""
     found = seen.owner.libvirt
     if found.value is None:
-        return fail(found.evidence, _LIBVIRT_PACKAGE)
+        return fail(found.evidence, hint(found.problem, None) or _LIBVIRT_PACKAGE)
     return ok(f"{found.source}: libvirt {dotted(found.value.version)}")
 
 

@@ -25,9 +25,9 @@ FAILED = Examination(
         told("bios-snp", "skipped", "needs bios-sme", ""),
     ),
     best="dry-run-kvm",
-    cause=told(),
+    obstacles={"sev-snp": told()},
 )
-ABLE = Examination(host="qemu:///system", lines=(told("cpu-vendor", "ok", "AMD", ""),), best="sev-snp", cause=None)
+ABLE = Examination(host="qemu:///system", lines=(told("cpu-vendor", "ok", "AMD", ""),), best="sev-snp", obstacles={})
 
 
 @pytest.fixture
@@ -60,14 +60,26 @@ def test_a_host_that_cannot_ends_in_its_cause(examined):
     assert ran.stdout.splitlines()[-3:] == [
         "this host can run: dry runs with KVM",
         "not SEV-SNP: bios-sme: no flag sme",
-        "next: SMEE = Enabled",
+        "  next: SMEE = Enabled",
     ]
     assert "skipped  needs bios-sme: bios-sev, bios-snp" in ran.stdout.splitlines()
 
 
+def test_one_cause_of_several_is_told_once(examined):
+    both = {"dry-run-kvm": told("disk", evidence="full"), "dry-run-tcg": told("disk", evidence="full")}
+    examined(Examination(host="h", lines=FAILED.lines, best=None, obstacles={"sev-snp": told(), **both}))
+    assert run().stdout.splitlines()[-5:] == [
+        "this host can run: nothing",
+        "not SEV-SNP: bios-sme: no flag sme",
+        "  next: SMEE = Enabled",
+        "not dry runs with KVM nor dry runs emulated (TCG): disk: full",
+        "  next: SMEE = Enabled",
+    ]
+
+
 @pytest.mark.parametrize(("best", "code"), [("dry-run-kvm", 0), ("dry-run-tcg", 0), (None, 8)])
 def test_a_dry_run_asks_for_less(examined, best, code):
-    examined(Examination(host="h", lines=FAILED.lines, best=best, cause=None if best else told()))
+    examined(Examination(host="h", lines=FAILED.lines, best=best, obstacles={}))
     assert run("--dry-run").exit_code == code
     assert run("--dry-run", "--json").exit_code == code
 
@@ -77,13 +89,17 @@ def test_json_is_one_document_with_every_line(examined):
     ran = run("--json")
     document = json.loads(ran.stdout)
     assert ran.exit_code == 8
-    assert (document["able"], document["best"], document["cause"]) == (False, "dry-run-kvm", "bios-sme")
+    assert (document["able"], document["best"], document["obstacles"]) == (
+        False,
+        "dry-run-kvm",
+        {"sev-snp": "bios-sme"},
+    )
     assert [line["verdict"] for line in document["lines"]] == ["ok", "fail", "skipped", "skipped"]
 
 
 def test_what_a_host_wrote_is_made_printable(examined):
     evil = "\x1b]0;owned\x07 \x1b[2J\nok      bare-metal [red]x[/]"
-    examined(Examination(host="h", lines=(told(evidence=evil),), best=None, cause=told(evidence=evil)))
+    examined(Examination(host="h", lines=(told(evidence=evil),), best=None, obstacles={"sev-snp": told(evidence=evil)}))
     ran = run()
     assert "\x1b" not in ran.stdout
     assert "[red]x[/]" in ran.stdout

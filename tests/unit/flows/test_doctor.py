@@ -86,7 +86,7 @@ def test_another_machine_is_asked_through_libvirt_and_promised_nothing_unseen(tm
     assert told["libvirt"].verdict == "ok"
     assert told["libvirt-snp"].verdict == "ok"
     assert {told[code].verdict for code in ("cpu-line", "kvm-amd", "memory", "kvm-trial", "qemu")} == {"unknown"}
-    assert (found.best, found.cause.code) == (None, "cpu-line")
+    assert (found.best, found.obstacles["sev-snp"].code) == (None, "cpu-line")
     assert libvirt.closed == 1
 
 
@@ -104,7 +104,9 @@ def test_this_machine_without_libvirt_is_still_read(tmp_path):
     told = lines(found)
     assert told["libvirt"].verdict == "fail"
     assert "Failed to connect socket" in told["libvirt"].evidence
-    assert (found.best, found.cause.code) == (None, "libvirt")
+    assert found.best is None
+    assert found.obstacles["dry-run-tcg"].code == "libvirt"
+    assert told["libvirt"].remedy
     assert told["memory"].verdict == "ok"
 
 

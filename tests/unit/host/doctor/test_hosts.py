@@ -29,15 +29,15 @@ def test_a_healthy_host_is_not_failed(name):
     diagnosis = examine(name)
     assert by_verdict(diagnosis, Verdict.FAIL) == []
     assert by_verdict(diagnosis, Verdict.SKIPPED) == []
-    assert (diagnosis.best, diagnosis.cause) == (Use.SNP, None)
+    assert (diagnosis.best, diagnosis.obstacles) == (Use.SNP, {})
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_host_is_named_by_its_cause(name):
     diagnosis = examine(name)
     assert by_verdict(diagnosis, Verdict.FAIL)[:1] == [ABOUT[name]["cause"]]
-    assert diagnosis.cause.check.code == ABOUT[name]["cause"]
-    assert diagnosis.cause.outcome.remedy
+    assert diagnosis.obstacles[Use.SNP].check.code == ABOUT[name]["cause"]
+    assert diagnosis.obstacles[Use.SNP].outcome.remedy
     assert (diagnosis.best.value if diagnosis.best else "nothing") == ABOUT[name]["best"]
 
 
