@@ -192,8 +192,8 @@ def verifying(folder: Path, rounds: int) -> dict[str, tuple[float, float, float]
 
 
 def starting(firmware: Path, rounds: int) -> dict[str, tuple[float, float, float]]:
-    """Whole processes, from start to end."""
-    environment = {**os.environ, "COLUMNS": "100"}
+    """Whole processes, from start to end, with the byte code that an installed package has."""
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONDONTWRITEBYTECODE": ""}
 
     def process(*arguments: str) -> Callable[[], object]:
         return lambda: subprocess.run(
