@@ -108,6 +108,8 @@ def explain(
     )
     settings = load_settings()
     seeds = seed_store(settings)
+    if bundle is None and firmware is None and seed is None:
+        raise ConfigError("nothing says what was expected; required: BUNDLE, or --firmware or --seed")
     if bundle is None:
         files = _files(firmware, seed, kernel, initrd, cmdline)
     elif any((firmware, seed, kernel, initrd, cmdline)):

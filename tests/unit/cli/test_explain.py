@@ -106,6 +106,9 @@ def test_single_files_may_be_expected(tmp_path):
     result = run(*files, "--cmdline", LINE, "--digest", digest(line=f"{LINE}\n"))
     assert result.stdout == "launched with a command line that ends in a line feed; expected: the given one\n"
     assert isinstance(run("base", *files, "--digest", digest()).exception, ConfigError)
+    nothing = run("--digest", digest()).exception
+    assert isinstance(nothing, ConfigError)
+    assert "BUNDLE" in nothing.message
 
 
 def test_the_jobs_machine_is_expected(tmp_path, monkeypatch):
