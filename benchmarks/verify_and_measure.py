@@ -17,8 +17,7 @@ Bars:
     cold-verify   the same with nothing cached                                         <= 2.2
     help      the process of `cvmtool --help` against an empty Typer application's     <= 1.3
     raw       the process of `cvmtool measure raw`, its digest's time taken off        <= 1.3
-    raw-option    the same against a Typer application whose command has one option, as ours has: Typer loads pydantic
-              as soon as a command that runs has a parameter                         <= 1.3
+    raw-option    the same against a Typer application whose command has one option          <= 1.3
 """
 
 from __future__ import annotations
