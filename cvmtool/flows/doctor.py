@@ -8,7 +8,6 @@ the owner refuses.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,8 +24,8 @@ from cvmtool.host.doctor.checks import diagnose
 from cvmtool.host.doctor.facts import Firmware, HostFacts, Libvirt, OwnerSide, PlatformStatus, Seen, Trials
 from cvmtool.host.doctor.line import Line
 from cvmtool.host.doctor.local import LocalView, platform_status
-from cvmtool.host.doctor.probe import probe
-from cvmtool.host.doctor.source import Claim, Command, FileStat, HostView, claim
+from cvmtool.host.doctor.probe import account, probe
+from cvmtool.host.doctor.source import Claim, HostView, claim
 from cvmtool.host.doctor.trial import try_accelerator
 from cvmtool.host.failures import Cause, decode
 from cvmtool.image.bundle import MANIFEST_FILE
@@ -66,26 +65,6 @@ class Examination:
     obstacles: dict[str, Told]
 
 
-class DistantView:
-    """A host whose files nobody reads: every question stays unanswered, and is told as unknown."""
-
-    def read(self, path: str, *, limit: int, offset: int = 0) -> bytes:  # noqa: ARG002 - HostView's
-        """Answer nothing."""
-        raise OSError(_ON_SITE)
-
-    def list(self, path: str) -> list[str]:  # noqa: ARG002
-        """Answer nothing."""
-        raise OSError(_ON_SITE)
-
-    def stat(self, path: str) -> FileStat:  # noqa: ARG002
-        """Answer nothing."""
-        raise OSError(_ON_SITE)
-
-    def run(self, command: Command) -> bytes:  # noqa: ARG002
-        """Answer nothing."""
-        raise OSError(_ON_SITE)
-
-
 def examine(
     settings: Settings, *, dry_run: bool, step: Callable[[str], None], reach: OpenHost = open_host
 ) -> Examination:
@@ -107,15 +86,17 @@ def examine(
     uri = opened.uri if isinstance(opened, Host) else settings.host or "libvirt"
     libvirt = claim(uri, lambda: _ask_libvirt(opened))
     step("reading what the host says of itself")
-    view: HostView = DistantView() if remote else LocalView()
+    view = _view(opened)
     host = probe(view, store=opened.machines if isinstance(opened, Host) else str(settings.machines_dir.absolute()))
     step("running a guest of 134 bytes")
     trials = _try(host, remote=remote)
     step("asking AMD's key service")
+    # Who is known to be nobody may open what everybody may.
+    uid, groups = claim("id", lambda: account(view)).value or (-1, frozenset())
     owner = OwnerSide(
         # libvirt's system daemon opens what is closed to this user.
-        uid=0 if uri.partition("?")[0].endswith("/system") else os.geteuid(),
-        groups=frozenset(os.getgroups()),
+        uid=0 if uri.partition("?")[0].endswith("/system") else uid,
+        groups=groups,
         remote=remote,
         libvirt=libvirt,
         firmware=image_firmware(settings.bundles_dir),
@@ -159,6 +140,18 @@ def _open(settings: Settings, reach: OpenHost) -> Host | CvmError:
 def explain_failure(text: str) -> tuple[Cause, ...]:
     """Say what is known of an error that a host gave, the likeliest first."""
     return decode(text)
+
+
+def _view(opened: Host | CvmError) -> HostView:
+    if isinstance(opened, CvmError) or opened.local:
+        return LocalView()
+    # paramiko is slow to import, and looking at this machine needs none of it.
+    from cvmtool.host.doctor.distant import DistantView
+    from cvmtool.host.remote import RemoteFiles
+
+    if not isinstance(opened.files, RemoteFiles):
+        raise HostError(f"the files of {opened.name} cannot be looked at from here")
+    return DistantView(opened.files.connection)
 
 
 def _ask_libvirt(opened: Host | CvmError) -> Libvirt:

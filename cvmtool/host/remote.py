@@ -168,6 +168,11 @@ class RemoteFiles:
             raise _explained(error, access) or error from error
 
     @property
+    def connection(self) -> paramiko.SSHClient:
+        """The connection itself, for what only looks (`cvmtool.host.doctor.distant`)."""
+        return self._client
+
+    @property
     def home(self) -> str:
         """The account's home directory."""
         with _told("the host does not say where the account's home is"):

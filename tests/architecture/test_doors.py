@@ -15,7 +15,7 @@ DOORS: dict[str, set[str]] = {
     "rich": {"cli"},
     "libvirt": {"host/hypervisor.py"},
     "libvirt_qemu": {"host/hypervisor.py"},
-    "paramiko": {"host/channel.py", "host/remote.py"},
+    "paramiko": {"host/channel.py", "host/doctor/distant.py", "host/remote.py"},
     "jinja2": {"host/domain.py"},
     "yaml": {"owner/jobfile.py"},
     "tomllib": {"config.py", "owner/toml.py", "image/recipe.py"},

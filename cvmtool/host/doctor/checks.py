@@ -207,6 +207,7 @@ CHECKS: tuple[Check, ...] = (
         uses=_KVM,
         needs=("kvm-device", "qemu"),
         look=stack.kvm_trial,
+        essential=True,
     ),
     Check(
         code="tcg-trial",

@@ -23,6 +23,8 @@ EMULATORS = ("/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/local
 DMESG = Command(argv=("dmesg",))
 JOURNAL = Command(argv=("journalctl", "--dmesg", "--boot=0", "--no-pager", "--output=cat"), seconds=30.0)
 DATE = Command(argv=("date", "-u", "+%s.%N"))
+USER = Command(argv=("id", "-u"))
+GROUPS = Command(argv=("id", "-G"))
 SYNCHRONISED = Command(argv=("timedatectl", "show", "--property=NTPSynchronized", "--value"))
 _QMP = b"".join(
     b"%s\n" % line
@@ -51,6 +53,21 @@ _CAP_SYS_RESOURCE = 24
 _DAEMON_PIDS = ("/run/virtqemud.pid", "/run/libvirtd.pid", "/run/libvirt/virtqemud.pid")
 _MODULES = frozenset({"kvm", "kvm_amd", "kvm_intel", "kvm_pvm", "ccp", "vfio_pci"})
 _NVIDIA_LIMIT = 64  # functions that are looked at
+
+
+def account(view: HostView) -> tuple[int, frozenset[int]]:
+    """Return the user and groups that the host knows us as.
+
+    Raises:
+        OSError: it does not say.
+    """
+    words = text(view.run(USER)).split(), text(view.run(GROUPS)).split()
+    if (
+        not all(word.isascii() and word.isdecimal() and len(word) < 12 for word in (*words[0], *words[1]))
+        or not words[0]
+    ):
+        raise OSError("id answers with something else than numbers")
+    return int(words[0][0]), frozenset(map(int, words[1]))
 
 
 def probe(view: HostView, *, store: str, clock: Callable[[], float] = time.time) -> HostFacts:

@@ -50,11 +50,20 @@ def kvm_trial(seen: Seen) -> Outcome:
     if tried.value is not None:
         return ok(tried.value)
     if seen.owner.remote:
-        return unknown(tried)
+        return _kvm_from_afar(seen)
     return fail(
         tried.evidence,
         "in a virtual machine there is nothing to mend; on bare metal: modprobe -r kvm_amd; modprobe kvm_amd; dmesg",
     )
+
+
+def _kvm_from_afar(seen: Seen) -> Outcome:
+    """On bare metal KVM works where its module is loaded; in a virtual machine only a trial could tell."""
+    cpu, modules = seen.host.cpu.value, seen.host.modules.value or frozenset()
+    loaded = modules & {"kvm_amd", "kvm_intel"}
+    if cpu is None or "hypervisor" in cpu.flags or not loaded:
+        return unknown(seen.trials.kvm, "run it on the machine itself")
+    return ok(f"{seen.host.modules.source}: bare metal with {', '.join(sorted(loaded))}; not tried from here")
 
 
 def tcg_trial(seen: Seen) -> Outcome:

@@ -78,22 +78,25 @@ def lines(found):
     return {line.code: line for line in found.lines}
 
 
-def test_another_machine_is_asked_through_libvirt_and_promised_nothing_unseen(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_ask_key_service", lambda: doctor.Claim(source="kds", problem="not asked"))
+def test_libvirt_is_asked_what_it_starts_under_kvm(tmp_path):
     libvirt = Libvirt()
-    found = examine(lambda settings: host(libvirt, tmp_path, local=False), dry_run=False)
-    told = lines(found)
-    assert told["libvirt"].verdict == "ok"
-    assert told["libvirt-snp"].verdict == "ok"
-    assert {told[code].verdict for code in ("cpu-line", "kvm-amd", "memory", "kvm-trial", "qemu")} == {"unknown"}
-    assert (found.best, found.obstacles["sev-snp"].code) == (None, "cpu-line")
+    answer = doctor._ask_libvirt(host(libvirt, tmp_path, local=True))
+    assert (answer.version, answer.launch_security) == ((11, 3, 0), {"sev", "sev-snp"})
+
+
+def test_a_libvirt_without_kvm_offers_no_launch_security(tmp_path):
+    assert doctor._ask_libvirt(host(Libvirt(None), tmp_path, local=True)).launch_security == frozenset()
+
+
+def test_the_connection_is_closed(tmp_path):
+    libvirt = Libvirt()
+    assert lines(examine(lambda settings: host(libvirt, tmp_path, local=True)))["libvirt"].verdict == "ok"
     assert libvirt.closed == 1
 
 
-def test_a_libvirt_without_kvm_offers_no_launch_security(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_ask_key_service", lambda: doctor.Claim(source="kds", problem="not asked"))
-    found = examine(lambda settings: host(Libvirt(None), tmp_path, local=False), dry_run=False)
-    assert lines(found)["libvirt-snp"].verdict == "fail"
+def test_a_host_whose_files_are_nowhere_is_an_error(tmp_path):
+    with pytest.raises(HostError, match="cannot be looked at"):
+        examine(lambda settings: host(Libvirt(), tmp_path, local=False))
 
 
 def test_this_machine_without_libvirt_is_still_read(tmp_path):

@@ -48,6 +48,11 @@ def remote(skew):
     return replace(changed, owner=replace(changed.owner, remote=True))
 
 
+def afar(**changes):
+    changed, trials = host(**changes), replace(HEALTHY.trials, kvm=NOTHING, tcg=NOTHING)
+    return replace(changed, owner=replace(changed.owner, remote=True), trials=trials)
+
+
 def memory(available, huge=0, huge_free=0):
     return host(memory=Memory(total=1 << 30, available=available, huge=huge, huge_free=huge_free))
 
@@ -89,6 +94,12 @@ CASES = [
     (stack.kvm_device, host(dev_kvm=MISSING), FAIL),
     (stack.kvm_device, host(dev_kvm=NOTHING), UNKNOWN),
     (stack.kvm_device, host(dev_kvm=replace(HEALTHY.host.dev_kvm.value, kind=FileKind.FILE)), FAIL),
+    (stack.kvm_trial, afar(), OK),
+    (stack.kvm_trial, afar(modules=frozenset({"kvm", "kvm_intel"})), OK),
+    (stack.kvm_trial, afar(modules=frozenset({"kvm", "kvm_pvm"})), UNKNOWN),
+    (stack.kvm_trial, afar(modules=NOTHING), UNKNOWN),
+    (stack.kvm_trial, afar(cpu=replace(HEALTHY.host.cpu.value, flags=frozenset({"hypervisor"}))), UNKNOWN),
+    (stack.tcg_trial, afar(), UNKNOWN),
     (stack.kvm_amd, host(kvm_amd=replace(HEALTHY.host.kvm_amd.value, sev_es=False)), OK),
     (stack.kvm_amd, host(kvm_amd=replace(HEALTHY.host.kvm_amd.value, sev=False)), FAIL),
     (stack.kvm_amd, host(kvm_amd=replace(HEALTHY.host.kvm_amd.value, sev_snp=None)), FAIL),
