@@ -10,7 +10,13 @@ import pytest
 
 from tests.architecture.source import MODULES, Module
 
-MAKERS = {"AuthenticReport": "owner/verify.py", "VerifiedGuest": "owner/appraise.py"}
+MAKERS = {
+    "AuthenticReport": "owner/verify.py",
+    "VerifiedGuest": "owner/appraise.py",
+    "AuthenticGpu": "owner/gpu.py",
+    "VerifiedGpus": "owner/gpu.py",
+    "ReferenceManifest": "owner/rim.py",
+}
 # `replace` copies a dataclass with other values; the token that its maker demands is no field, so it cannot be copied.
 SEALERS = {"flows/train.py"}
 

@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+import hashlib
+
+import pytest
+
+from cvmtool.errors import FormatError
+from cvmtool.formats.gpu import MAX_GPUS, GpuEvidence, gpu_nonce, parse_gpu_evidence
+
+DATA = bytes(range(64))
+ONE = GpuEvidence(report=b"report", certificates=b"pem", devtools=False)
+
+
+def test_the_nonce_is_the_protocols():
+    label = b"cvmtool/v1/gpu-nonce"
+    fields = (label, DATA, bytes([0, 0, 0, 3]))
+    packed = b"".join(len(field).to_bytes(4, "big") + field for field in fields)
+    assert gpu_nonce(DATA, 3) == hashlib.sha256(packed).digest()
+
+
+def test_each_place_and_session_has_its_own():
+    assert len({gpu_nonce(data, index) for data in (DATA, DATA[::-1]) for index in range(MAX_GPUS)}) == 2 * MAX_GPUS
+
+
+def test_what_is_written_is_read_back():
+    assert parse_gpu_evidence({"gpus": [ONE.to_json(), ONE.to_json()]}) == (ONE, ONE)
+    assert parse_gpu_evidence({"gpus": []}) == ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"gpus": {}},
+        {"gpus": ["x"]},
+        {"gpus": [ONE.to_json()] * 9},
+        {"gpus": [{**ONE.to_json(), "more": 1}]},
+        {"gpus": [{"report": "", "certificates": ""}]},
+        {"gpus": [{**ONE.to_json(), "devtools": 0}]},
+        {"gpus": [{**ONE.to_json(), "report": "!"}]},
+        {"gpus": [{**ONE.to_json(), "report": "AAAA" * 4000}]},
+        {"gpus": [{**ONE.to_json(), "certificates": "AAAA" * 2000}]},
+    ],
+)
+def test_another_shape_is_refused(value):
+    with pytest.raises(FormatError):
+        parse_gpu_evidence(value)
