@@ -69,7 +69,7 @@ class HostSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Where things are and which host is driven. Every field can be set at each level of precedence."""
+    """Where things are and which host is driven. A text can be set at each level of precedence, a named host in files."""
 
     host: str | None
     """A named host or a libvirt URI; None chooses one on this machine (docs/architecture.md)."""

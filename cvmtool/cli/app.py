@@ -30,6 +30,7 @@ COMMANDS = {
     "attest": "Read an attestation report, and decide whether to believe and accept it.",
     "data": "Seal data into packs that only an attested guest opens.",
     "jobs": "Look at the runs that were started from this account.",
+    "host": "Name the hosts that machines run on, and look after what they keep.",
     "vm": "Look at the virtual machines that cvmtool started, and stop them.",
     "receipt": "Read and verify the receipts of runs, offline.",
     "key": "The owner's keys: one seed, from which all others follow.",

@@ -39,14 +39,20 @@ def list_machines(as_json: Json = False) -> None:
 @app.command()
 def destroy(
     machine: Annotated[str, typer.Argument(help="The machine's name.", metavar="MACHINE")],
+    *,
+    host: Host = None,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Drop the record of a machine whose host is gone for good; nobody is asked."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Stop a machine at once and delete what the host holds of it. Idempotent."""
+    """Stop a machine at once and delete what its host holds of it. Idempotent. --host: for one that is not on record here."""
     from cvmtool.cli.render import emit_schema
     from cvmtool.config import load_settings
     from cvmtool.flows.machine import destroy_machine
 
-    found = destroy_machine(machine, load_settings())
+    found = destroy_machine(machine, load_settings(host=host), forget=forget)
     if as_json:
         emit_schema("vm-destroy", machine=machine, found=found)
     else:

@@ -287,10 +287,11 @@ def _stage(directory: MachineDir) -> str:
     return words[-1].partition(" ")[2] if words else "none"
 
 
-def destroy_machine(name: str, settings: Settings) -> bool:
+def destroy_machine(name: str, settings: Settings, *, forget: bool = False) -> bool:
     """Stop a machine by name, whichever process started it, and delete its directory; False if there was none.
 
-    It is looked for where the owner's record says, and without one on the host of the settings. Idempotent.
+    It is looked for where the owner's record says, and without one on the host of the settings. Idempotent. `forget` drops
+    the record of a machine whose host is gone for good, and asks nobody.
 
     Raises:
         HostError: the host does not let go of it.
@@ -298,6 +299,9 @@ def destroy_machine(name: str, settings: Settings) -> bool:
         FormatError: the owner's record of it is damaged.
     """
     record = load_record(settings.records_dir, name)
+    if forget:
+        forget_record(settings.records_dir, name)
+        return record is not None
     host = open_host(settings if record is None else replace(settings, host=record.host))
     if record is not None:
         host = replace(host, machines=record.machines)

@@ -23,6 +23,7 @@ _SFTP = re.compile(rf"sftp://{_NAME}{_PORT}/?")
 SSH_TRANSPORTS = ("ssh", "libssh", "libssh2")
 _TRANSPORTS = (*SSH_TRANSPORTS, "tls")
 # What a URI may ask of libvirt. Host keys, identities and the ssh command are settings of the host; no check can be turned off.
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/-._~,")
 _OPTIONS = frozenset({"socket", "mode", "proxy", "netcat", "pkipath", "tls_priority"})
 
 
@@ -53,9 +54,14 @@ class RemoteUri:
     query: str
 
     def with_query(self, **options: str) -> str:
-        """Return the URI with further options; their values may hold no character that ends one."""
-        query = "&".join(filter(None, (self.query, *(f"{name}={value}" for name, value in options.items()))))
+        """Return the URI with further options."""
+        query = "&".join(filter(None, (self.query, *(f"{name}={_quoted(value)}" for name, value in options.items()))))
         return self.uri.partition("?")[0] + (f"?{query}" if query else "")
+
+
+def _quoted(value: str) -> str:
+    """Return text as it stands in a URI (RFC 3986, section 2.1)."""
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in value.encode("utf-8"))
 
 
 def parse_remote(uri: str) -> RemoteUri | None:

@@ -28,6 +28,7 @@ PUBLIC_FILE = 0o644
 PUBLIC_DIR = 0o755  # QEMU runs as another user
 STALE_MINUTES = 1440
 _PIECE = 1 << 20
+_MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +151,7 @@ class LocalFiles:
         """Return a file's size; None if there is nothing."""
         try:
             return Path(path).stat().st_size
-        except FileNotFoundError:
+        except _MISSING:
             return None
         except OSError as error:
             raise _failure(path, "be looked at", error) from error
@@ -165,7 +166,7 @@ class LocalFiles:
                     if stat.S_ISREG(status.st_mode):
                         stale = time.time() - status.st_mtime > 60 * STALE_MINUTES
                         found.append(Entry(name=item.name, size=status.st_size, links=status.st_nlink, stale=stale))
-        except FileNotFoundError:
+        except _MISSING:
             return []
         except OSError as error:
             raise _failure(path, "be listed", error) from error
@@ -214,16 +215,16 @@ class LocalFiles:
     def remove(self, path: str) -> None:
         """Remove a file."""
         try:
-            Path(path).unlink(missing_ok=True)
+            with suppress(*_MISSING):
+                Path(path).unlink()
         except OSError as error:
             raise _failure(path, "be removed", error) from error
 
     def remove_tree(self, path: str) -> None:
         """Remove a directory and what is in it."""
         try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            return
+            with suppress(*_MISSING):
+                shutil.rmtree(path)
         except OSError as error:
             raise _failure(path, "be removed", error) from error
 

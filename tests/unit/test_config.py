@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cvmtool.config import (
-    Settings,
+    HostSettings,
     forget_foreign_runtime_dir,
     load_settings,
     private_dir,
@@ -81,7 +81,7 @@ def test_the_environment_goes_before_the_project_and_that_before_the_user(levels
     assert load(CVMTOOL_HOST="").host == "project"
 
 
-@pytest.mark.parametrize("name", Settings.__dataclass_fields__)
+@pytest.mark.parametrize("name", ["host", "state_dir", "data_dir", "cache_dir", "machines_dir"])
 def test_every_field_can_be_set_at_every_level(levels, name):
     load, project, user = levels
     for place, value in ((user, "/u"), (project, "/p")):
@@ -215,3 +215,69 @@ def test_ones_own_runtime_directory_stays(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     forget_foreign_runtime_dir()
     assert os.environ["XDG_RUNTIME_DIR"] == str(tmp_path)
+
+
+HOST = '[hosts.lab]\nuri = "qemu+ssh://h/system"\n'
+
+
+def test_a_host_has_a_name(levels):
+    load, project, user = levels
+    user.write_text('[hosts.lab]\nuri = "qemu:///system"\n[hosts.far]\nuri = "qemu+ssh://far/system"\n')
+    project.write_text(HOST + 'identity = "keys/id"\naccelerator = "kvm"\nmachines = "/srv/m"\n')
+    hosts = load(CVMTOOL_HOST="lab").hosts
+    assert set(hosts) == {"lab", "far"}
+    assert hosts["lab"] == HostSettings(
+        name="lab",
+        uri="qemu+ssh://h/system",
+        identity=project.parent / "keys/id",
+        accelerator="kvm",
+        machines="/srv/m",
+    )
+    assert load(CVMTOOL_HOST="lab").target() == hosts["lab"]
+    assert load(CVMTOOL_HOST="qemu:///session").target().uri == "qemu:///session"
+    assert load().target() is None
+
+
+def test_a_host_nobody_named_is_a_config_error(levels):
+    load, project, _ = levels
+    project.write_text(HOST)
+    with pytest.raises(ConfigError) as refusal:
+        load(CVMTOOL_HOST="lap").target()
+    assert "'lab'" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'hosts = "lab"\n',
+        "[hosts]\nlab = 1\n",
+        "[hosts.lab]\n",
+        '[hosts.lab]\nurl = "qemu+ssh://h/system"\n',
+        "[hosts.lab]\nuri = 1\n",
+        HOST + 'accelerator = "xen"\n',
+        HOST + 'machines = "relative"\n',
+        HOST + "known_hosts = []\n",
+        '[hosts."../x"]\nuri = "qemu+ssh://h/system"\n',
+        '[hosts."A"]\nuri = "qemu+ssh://h/system"\n',
+    ],
+)
+def test_a_host_that_cannot_be_used_is_named(levels, content):
+    load, project, _ = levels
+    project.write_text(content)
+    with pytest.raises(ConfigError) as refusal:
+        load()
+    assert str(project) in refusal.value.message
+
+
+def test_hosts_that_were_added_are_hosts(levels, tmp_path):
+    load, project, _ = levels
+    folder = load().hosts_dir / "lab"
+    folder.mkdir(parents=True)
+    (folder / "host.toml").write_text('uri = "qemu+ssh://h/system"\nknown_hosts = "known_hosts"\n')
+    assert load().hosts["lab"].known_hosts == folder / "known_hosts"
+    project.write_text('[hosts.lab]\nuri = "qemu:///system"\n')
+    assert load().hosts["lab"].uri == "qemu:///system"
+    (folder / "host.toml").write_text("uri = 1\n")
+    with pytest.raises(ConfigError) as refusal:
+        load()
+    assert str(folder) in refusal.value.message
