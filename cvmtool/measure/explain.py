@@ -19,6 +19,7 @@ from itertools import combinations, product
 
 from cvmtool.errors import ConfigError
 from cvmtool.measure.deviations import (
+    MOST_FEATURES,
     VMM_TEXT,
     Deviation,
     Launch,
@@ -211,7 +212,7 @@ def _rounds(deviations: Sequence[Deviation], launch: Launch) -> Iterator[_Round]
     )
     features = _worth_trying(launch, every_feature_set())
     yield _Round(
-        what=f"each of {len(features)} sets of SEV_FEATURES bits, with the expected number of vCPUs",
+        what=f"each of {len(features)} sets of at most {MOST_FEATURES} SEV_FEATURES bits, with the expected number of vCPUs",
         choices=((deviation,) for deviation in features),
         every_count=False,
     )

@@ -14,6 +14,7 @@ from cvmtool.measure import explain as module
 from cvmtool.measure.deviations import (
     COMMON_FEATURES,
     FEATURE_NAMES,
+    MOST_FEATURES,
     SILICON,
     Deviation,
     Launch,
@@ -139,8 +140,8 @@ def test_a_stepping_that_no_list_has_is_found():
 
 
 def test_any_set_of_documented_features_is_found():
-    every = sum(1 << bit for bit in FEATURE_NAMES)
-    assert only(digest(replace(LAUNCH, guest_features=every))).launch.guest_features == every
+    last = 1 | sum(1 << bit for bit in sorted(FEATURE_NAMES)[-MOST_FEATURES:])
+    assert only(digest(replace(LAUNCH, guest_features=last))).launch.guest_features == last
 
 
 def test_everything_about_the_virtual_cpus_may_differ_at_once():
