@@ -28,6 +28,8 @@ from cvmtool.formats.wire import canonical_json, members, parse_canonical_json, 
 
 SCHEMA = "cvmtool/machine/v1"
 MAX_VOLUMES = 16  # disks
+SHELL_WORD = "cvmtool.shell=1"
+"""On the measured command line of an image whose guests may give their owner a shell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,9 @@ from cvmtool.guest.console import Console, Word
 from cvmtool.guest.control import ControlService
 from cvmtool.guest.job import Job
 from cvmtool.guest.keys import BootKeys
+from cvmtool.guest.life import Life
+from cvmtool.guest.machine import Machine
+from cvmtool.guest.shell import Shell, is_shell_allowed
 
 WORK = Path("/run/cvmtool")
 _PRIVILEGE_SEPARATION = Path("/run/sshd")  # sshd insists on it
@@ -55,16 +58,26 @@ def main() -> int:
     paths = device.Paths()
     keys = BootKeys()
     keys.write_host_key(WORK / "ssh_host_ed25519_key")
-    attestor = Attestor(keys, paths, WORK / "authorized_keys")
+    shell = Shell(allowed=is_shell_allowed(paths.cmdline))
+    attestor = Attestor(keys, paths, WORK / "authorized_keys", shell)
     console = Console()
-    job = Job(keys, lambda: attestor.current, console, simulated=device.is_dry_run(paths))
-    bridge = Bridge(open_port(device.find_port(AGENT_PORT, paths)), attestor.answer)
-    ControlService(job, bridge.stop).start()
+    simulated = device.is_dry_run(paths)
+    life = Life(
+        keys,
+        lambda: attestor.current,
+        console,
+        make_job=lambda manifest, certificates: Job(
+            manifest, keys, console, certificates=certificates, simulated=simulated
+        ),
+        make_machine=lambda manifest: Machine(manifest, shell),
+    )
+    bridge = Bridge(open_port(device.find_port(AGENT_PORT, paths)), attestor.answer, sshd=shell.server)
+    ControlService(life, bridge.stop).start()
     console.say(Word.AGENT)
     # Not needed yet, and half a second of work under emulation: done while the owner checks the evidence.
     threading.Thread(target=unlock.load_modules, name="modules", daemon=True).start()
     bridge.serve()
-    job.forget()
+    life.forget()
     return 0
 
 

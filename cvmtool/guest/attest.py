@@ -18,6 +18,7 @@ from cvmtool.formats.evidence import Evidence, host_data, report_data
 from cvmtool.guest import device
 from cvmtool.guest.channel import Answer
 from cvmtool.guest.keys import BootKeys, authorized_key, write_private
+from cvmtool.guest.shell import Shell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +34,11 @@ class Attested:
 class Attestor:
     """Answers challenges with this boot's keys. `current` is the last one that was answered with evidence."""
 
-    def __init__(self, keys: BootKeys, paths: device.Paths, authorized_keys: Path) -> None:
+    def __init__(self, keys: BootKeys, paths: device.Paths, authorized_keys: Path, shell: Shell) -> None:
         self._keys = keys
         self._paths = paths
         self._authorized_keys = authorized_keys
+        self._shell = shell
         self.current: Attested | None = None
 
     def answer(self, challenge: Open) -> Answer:
@@ -75,6 +77,7 @@ class Attestor:
             receipt_key=keys.receipt_key,
         )
         # sshd reads this file as the user who logs in, so that user must be able to: it holds a public key.
-        write_private(self._authorized_keys, authorized_key(challenge.owner_key), mode=0o644)  # (4)
+        line = authorized_key(challenge.owner_key, terminal=self._shell.granted)
+        write_private(self._authorized_keys, line, mode=0o644)  # (4)
         self.current = Attested(challenge=challenge, evidence=evidence, report_data=bound, host_data=expected)
         return Answer(line=ready_line(challenge.nonce, evidence), ready=True)

@@ -32,7 +32,6 @@ _BUFFER = 1 << 20  # bytes in the socket to sshd: fewer turns of the loop on a b
 _ABSENCE_SECONDS = 1.0  # before a host that left is believed to have left
 _MOST_UP = 262_144  # bytes held for an sshd that does not read
 _LOOK_BACK = OPEN_SIZE  # bytes of the stream in which an OPEN may have begun
-SSHD = ("/usr/sbin/sshd", "-i", "-f", "/etc/cvmtool/sshd_config")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +106,11 @@ class _Session:
 class Bridge:
     """Serves the agent port until `stop` is called.
 
-    `port` is a non-blocking descriptor of the port; `attest` answers an OPEN and may take its time; `sshd` is the
-    server's argument list.
+    `port` is a non-blocking descriptor of the port; `attest` answers an OPEN and may take its time; `sshd` gives the
+    server's argument list for the session that begins.
     """
 
-    def __init__(self, port: int, attest: Attest, *, sshd: tuple[str, ...] = SSHD) -> None:
+    def __init__(self, port: int, attest: Attest, *, sshd: Callable[[], tuple[str, ...]]) -> None:
         self._port = port
         self._sshd = sshd
         self._attester = _Attester(attest)
@@ -220,7 +219,7 @@ class Bridge:
         self._pending = None
         self._down += answer.line
         if answer.ready:
-            self._session = _Session(challenge.nonce, self._sshd)
+            self._session = _Session(challenge.nonce, self._sshd())
 
     def _from_sshd(self, session: _Session) -> None:
         if self._down:

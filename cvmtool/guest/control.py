@@ -20,6 +20,7 @@ from cvmtool.formats.control import CONTROL_ADDRESS, ControlError, Op
 from cvmtool.formats.evidence import MAX_CERT_TABLE
 from cvmtool.formats.job import MAX_MANIFEST
 from cvmtool.formats.release import MAX_SECRETS
+from cvmtool.formats.volume import epoch_from
 from cvmtool.formats.wire import (
     MAX_FRAME,
     Frame,
@@ -33,7 +34,7 @@ from cvmtool.formats.wire import (
     read_frame,
     typed,
 )
-from cvmtool.guest.job import Job
+from cvmtool.guest.life import Life
 from cvmtool.guest.refusal import RefusedError
 
 _MOST_CONNECTIONS = 32
@@ -47,8 +48,8 @@ Answer = tuple[JsonObject, Iterator[bytes] | None]
 class ControlService:
     """Serves the control address until the guest ends; `poweroff` is called when the owner asks for that."""
 
-    def __init__(self, job: Job, poweroff: Callable[[], None], *, address: tuple[str, int] = CONTROL_ADDRESS) -> None:
-        self._job = job
+    def __init__(self, life: Life, poweroff: Callable[[], None], *, address: tuple[str, int] = CONTROL_ADDRESS) -> None:
+        self._life = life
         self._poweroff = poweroff
         self._places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         self._listener = socket.create_server(address, backlog=_MOST_CONNECTIONS)
@@ -93,7 +94,7 @@ class ControlService:
             connection.sendall(_refusal(ControlError.REQUEST, error.message))
             return False
         except RefusedError as refused:
-            connection.sendall(_refusal(refused.error, refused.detail or "", pack=refused.pack))
+            connection.sendall(_refusal(refused.error, refused.detail or "", pack=refused.pack, volume=refused.volume))
             return False
         connection.settimeout(_SEND_SECONDS)
         connection.sendall(json_frame({"ok": True, **answer}))
@@ -116,29 +117,34 @@ class ControlService:
             Op.RELEASE: {"sealed"},
             Op.LOGS: {"offset"},
             Op.FETCH: {"name", "offset"},
+            Op.COMMIT: {"epochs"},
         }
         members(request, what=what, required={"op"} | fields.get(op, set()))
         match op:
             case Op.STATUS:
-                return self._job.status(), None
+                return self._life.status(), None
             case Op.CONFIGURE:
                 manifest = parse_base64(request["manifest"], what=f"{what}.manifest", limit=MAX_MANIFEST)
                 table = parse_base64(request["certificates"], what=f"{what}.certificates", limit=MAX_CERT_TABLE)
-                self._job.configure(manifest, certificates=table)
+                self._life.configure(manifest, certificates=table)
                 return {}, None
             case Op.RELEASE:
                 sealed = parse_base64(request["sealed"], what=f"{what}.sealed", limit=MAX_SECRETS)
-                return {"timings": self._job.release(sealed)}, None
+                return {"timings": self._life.release(sealed)}, None
             case Op.RUN:
-                self._job.run()
+                self._life.job.run()
                 return {}, None
             case Op.LOGS:
-                return {}, self._job.follow_log(natural(request, "offset", what=what))
+                return {}, self._life.job.follow_log(natural(request, "offset", what=what))
             case Op.RESULTS:
-                return self._job.results(), None
+                return self._life.job.results(), None
             case Op.FETCH:
                 name = typed(request, "name", str, what=what)
-                return {}, self._job.fetch(name, natural(request, "offset", what=what))
+                return {}, self._life.job.fetch(name, natural(request, "offset", what=what))
+            case Op.COMMIT:
+                named = typed(request, "epochs", dict, what=what)
+                self._life.machine.commit({name: epoch_from(epoch) for name, epoch in named.items()})
+                return {}, None
             case Op.POWEROFF:
                 return {}, None
 
@@ -159,8 +165,8 @@ def _parse_request(frame: Frame) -> tuple[Op, JsonObject]:
         raise FormatError(f"request.op is {str(name)[:32]!r}; one of {', '.join(Op)} is required") from error
 
 
-def _refusal(error: ControlError, detail: str, *, pack: str | None = None) -> bytes:
-    named = {} if pack is None else {"pack": pack}
+def _refusal(error: ControlError, detail: str, **names: str | None) -> bytes:
+    named = {kind: name for kind, name in names.items() if name is not None}
     return json_frame({"ok": False, "error": error.value, "detail": detail, **named})
 
 

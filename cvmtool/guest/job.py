@@ -1,28 +1,22 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""The job of this guest's one life: configured, unlocked, run, collected; in this order and no other.
+"""The job of this guest's one life: unlocked, run, collected; in this order and no other.
 
 Zone: guest (measured).
-Spec: docs/protocol.md sections 5, 6 and 11.
+Spec: docs/protocol.md sections 5 and 11.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
-
-from cvmtool.errors import FormatError
 from cvmtool.formats.control import ControlError, Stage
-from cvmtool.formats.job import JobManifest, parse_job_manifest
+from cvmtool.formats.job import JobManifest
 from cvmtool.formats.receipt import Envelope
-from cvmtool.formats.release import parse_secrets, release_info
+from cvmtool.formats.release import Secrets
 from cvmtool.formats.wire import JsonObject
 from cvmtool.guest import unlock
 from cvmtool.guest.attest import Attested
@@ -34,7 +28,6 @@ from cvmtool.guest.outputs import Accepted, Rejected, collect
 from cvmtool.guest.receipt import sign_receipt
 from cvmtool.guest.refusal import RefusedError
 
-_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _MIB = 1 << 20
 
 
@@ -63,26 +56,26 @@ class Job:
 
     def __init__(
         self,
+        manifest: JobManifest,
         keys: BootKeys,
-        attested: Callable[[], Attested | None],
         console: Console,
         *,
+        certificates: bytes,
         simulated: bool,
         places: unlock.Places | None = None,
         rooms: Rooms | None = None,
         hands: Hands | None = None,
     ) -> None:
+        self._manifest = manifest
+        self._certificates = certificates
         self._keys = keys
-        self._attested = attested
         self._console = console
         self._simulated = simulated
         self._places = places or unlock.Places()
         self._rooms = rooms or Rooms()
         self._hands = hands or Hands()
         self._changing = threading.Lock()
-        self._stage = Stage.WAITING
-        self._manifest: JobManifest | None = None
-        self._certificates = b""
+        self._stage = Stage.CONFIGURED
         self._released: Attested | None = None
         self._log: LogBook | None = None
         self._results: _Results | None = None
@@ -92,62 +85,18 @@ class Job:
         results = self._results
         return {"stage": self._stage.value, "exit_code": results.outcome.exit_code if results else None}
 
-    def configure(self, data: bytes, *, certificates: bytes) -> None:
-        """Take the manifest that HOST_DATA commits to. Again is fine.
-
-        `certificates`: the certificate table with which the owner verified this guest's report, at most 32,768 bytes. It goes
-        into the receipt, which then verifies offline even where the host hands no certificates over; nothing else is made
-        of it here, and whoever reads the receipt verifies it again.
+    def release(self, secrets: Secrets, attested: Attested) -> dict[str, int]:
+        """Open every pack; return milliseconds by pack name. The receipt shows the session in which that was done.
 
         Raises:
-            RefusedError: `manifest`.
+            RefusedError: `order`, or what `unlock.open_packs` says.
         """
         with self._changing:
-            attested = self._require_session()
-            found, required = hashlib.sha256(data).digest(), attested.challenge.manifest_sha256
-            if not hmac.compare_digest(found, required):
-                raise RefusedError(
-                    ControlError.MANIFEST,
-                    f"manifest sha-256 is {found.hex()}; the launch commits to {required.hex()}",
-                )
-            try:
-                manifest = parse_job_manifest(data)
-            except FormatError as error:
-                raise RefusedError(ControlError.MANIFEST, error.message) from error
-            if manifest.owner_key != attested.challenge.owner_key.hex():
-                raise RefusedError(ControlError.MANIFEST, "manifest.owner_key is not the launch's owner")
-            if self._stage is Stage.WAITING:
-                self._manifest = manifest
-                self._certificates = certificates
-                self._stage = Stage.CONFIGURED
-                self._console.say(Word.ATTESTED)
-
-    def release(self, sealed: bytes) -> dict[str, int]:
-        """Open the sealed secret and with it every pack; return milliseconds by pack name.
-
-        Raises:
-            RefusedError: `order`, `sealed`, or what `unlock.open_packs` says.
-        """
-        with self._changing:
-            manifest = self._require(Stage.CONFIGURED)
-            attested = self._require_session()
-            info = release_info(report_data=attested.report_data, host_data=attested.host_data)
-            try:
-                opened = bytearray(_SUITE.decrypt(sealed, self._keys.hpke, info=info))
-            except (InvalidTag, ValueError) as error:
-                raise RefusedError(ControlError.SEALED, "not sealed to this guest and this session") from error
-            try:
-                # Python may leave copies behind. What can be wiped is; the processor encrypts the rest.
-                secrets = parse_secrets(bytes(opened))
-            except FormatError as error:
-                raise RefusedError(ControlError.SEALED, error.message) from error
-            finally:
-                opened[:] = bytes(len(opened))
+            self._require(Stage.CONFIGURED)
             passphrases = {root: bytearray(passphrase) for root, passphrase in secrets.packs.items()}
-            timings = self._hands.open_packs(manifest, passphrases, self._places)
+            timings = self._hands.open_packs(self._manifest, passphrases, self._places)
             self._released = replace(attested, evidence=replace(attested.evidence, cert_table=self._certificates))
             self._stage = Stage.UNLOCKED
-            self._console.say(Word.UNLOCKED)
             return timings
 
     def run(self) -> None:
@@ -159,11 +108,11 @@ class Job:
         with self._changing:
             if self._stage in {Stage.RUNNING, Stage.DONE}:
                 return
-            manifest = self._require(Stage.UNLOCKED)
-            self._log = LogBook(self._rooms.work / "log", limit=manifest.limits.log_mib * _MIB)
+            self._require(Stage.UNLOCKED)
+            self._log = LogBook(self._rooms.work / "log", limit=self._manifest.limits.log_mib * _MIB)
             self._stage = Stage.RUNNING
             self._console.say(Word.RUNNING)
-            threading.Thread(target=self._work, args=(manifest, self._log), name="job").start()
+            threading.Thread(target=self._work, args=(self._log,), name="job").start()
 
     def follow_log(self, offset: int) -> Iterator[bytes]:
         """Yield the log from byte `offset` until the container has ended.
@@ -209,11 +158,11 @@ class Job:
         Raises:
             OSError: the container would not end.
         """
-        if self._manifest is not None:
-            self._hands.stop_container(self._rooms)
-            self._hands.close_packs(self._manifest, self._places)
+        self._hands.stop_container(self._rooms)
+        self._hands.close_packs(self._manifest, self._places)
 
-    def _work(self, manifest: JobManifest, log: LogBook) -> None:
+    def _work(self, log: LogBook) -> None:
+        manifest = self._manifest
         packs = {pack.name: self._places.mount_point(pack) for pack in manifest.packs}
         outcome = self._hands.run_container(manifest, packs, log, self._rooms)
         log.end()
@@ -242,16 +191,9 @@ class Job:
             self._stage = Stage.DONE
         self._console.say(Word.DONE)
 
-    def _require(self, stage: Stage) -> JobManifest:
-        if self._stage is not stage or self._manifest is None:
+    def _require(self, stage: Stage) -> None:
+        if self._stage is not stage:
             raise RefusedError(ControlError.ORDER, f"the stage is {self._stage.value}; {stage.value} is required")
-        return self._manifest
-
-    def _require_session(self) -> Attested:
-        attested = self._attested()
-        if attested is None:
-            raise RefusedError(ControlError.ORDER, "no challenge was answered yet")
-        return attested
 
     def _require_results(self) -> _Results:
         if self._results is None:

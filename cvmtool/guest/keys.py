@@ -56,10 +56,11 @@ class BootKeys:
         write_private(path, f"-----BEGIN {name}-----\n{lines}\n-----END {name}-----\n".encode("ascii"))
 
 
-def authorized_key(owner_key: bytes) -> bytes:
-    """Return the authorized_keys line of a raw Ed25519 key: it may open the control service and nothing else."""
+def authorized_key(owner_key: bytes, *, terminal: bool = False) -> bytes:
+    """Return the authorized_keys line of a raw Ed25519 key: it may open the control service, and a terminal if there is a shell."""
     blob = base64.b64encode(lp(_KIND, owner_key))
-    return b'restrict,port-forwarding,permitopen="127.0.0.1:7010" %b %b owner\n' % (_KIND, blob)
+    options = b'restrict,port-forwarding,permitopen="127.0.0.1:7010"' + (b",pty" if terminal else b"")
+    return b"%b %b %b owner\n" % (options, _KIND, blob)
 
 
 def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:

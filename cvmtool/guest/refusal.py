@@ -15,7 +15,8 @@ from cvmtool.formats.control import ControlError
 class RefusedError(CvmError):
     """An operation that was not done. Nothing of it holds a secret: it is sent to the owner."""
 
-    def __init__(self, error: ControlError, detail: str, *, pack: str | None = None) -> None:
+    def __init__(self, error: ControlError, detail: str, *, pack: str | None = None, volume: str | None = None) -> None:
         super().__init__(error.value, detail=detail)
         self.error = error
         self.pack = pack
+        self.volume = volume

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Open the job's packs: disk, dm-verity, checked header, LUKS2, read-only mount.
 
-Zone: guest (measured). The only door to veritysetup and cryptsetup.
+Zone: guest (measured). The only door to veritysetup.
 Spec: docs/protocol.md section 10.
 
 Every parameter of dm-verity comes from the manifest; the superblock on the disk, which the host could rewrite
@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.control import ControlError
 from cvmtool.formats.job import JobManifest
-from cvmtool.formats.pack import BLOCK, HEADER_SIZE, PackDescriptor
+from cvmtool.formats.pack import BLOCK, PackDescriptor
+from cvmtool.guest.disks import find_disks, open_luks, read_header
 from cvmtool.guest.lukshdr import check_header
 from cvmtool.guest.programs import run
 from cvmtool.guest.refusal import RefusedError
@@ -139,28 +138,14 @@ def _open(pack: PackDescriptor, passphrase: bytearray | None, places: Places) ->
         raise RefusedError(ControlError.PACK_KEY, "the secrets hold no key for this pack", pack=pack.name)
     device = _open_verity(pack, places)
     try:
-        with device.open("rb", buffering=0) as blocks:
-            header = _read_exactly(blocks.fileno(), HEADER_SIZE)
+        header = read_header(device)
     except OSError as error:
         raise RefusedError(ControlError.PACK_INTEGRITY, f"the header: {error.strerror}", pack=pack.name) from error
     try:
         check_header(header, pack)
     except FormatError as error:
         raise RefusedError(ControlError.PACK_HEADER, error.message, pack=pack.name) from error
-    with _memory_file(header) as copy:
-        opened = run(
-            "cryptsetup",
-            "open",
-            "--type=luks2",
-            "--readonly",
-            "--disable-keyring",
-            "--disable-external-tokens",
-            f"--header={copy}",
-            "--key-file=-",
-            str(device),
-            _crypt_name(pack),
-            stdin=passphrase,
-        )
+    opened = open_luks(device, _crypt_name(pack), header, passphrase, "--readonly")
     if opened.code != 0:
         raise RefusedError(ControlError.PACK_KEY, opened.complaint, pack=pack.name)
     point = places.mount_point(pack)
@@ -173,17 +158,14 @@ def _open(pack: PackDescriptor, passphrase: bytearray | None, places: Places) ->
 
 def _open_verity(pack: PackDescriptor, places: Places) -> Path:
     """Open dm-verity over the disk whose serial hints at this pack; return the device. Reading it verifies it."""
-    disks = [
-        places.dev / disk.name
-        for disk in sorted(places.blocks.glob("vd*"))
-        if (disk / "serial").read_text("ascii", "replace").strip() == pack.serial
-    ]
+    disks = find_disks(pack.serial, places.blocks)
     if len(disks) != 1:
         raise RefusedError(
             ControlError.PACK_MISSING,
             f"{len(disks)} disks have the serial {pack.serial}; 1 is required",
             pack=pack.name,
         )
+    disk = str(places.dev / disks[0])
     opened = run(
         "veritysetup",
         "open",
@@ -195,34 +177,11 @@ def _open_verity(pack: PackDescriptor, places: Places) -> Path:
         f"--data-blocks={pack.data_blocks}",
         f"--hash-offset={pack.hash_offset + BLOCK}",  # behind the superblock
         f"--salt={pack.salt}",
-        str(disks[0]),
+        disk,
         _verity_name(pack),
-        str(disks[0]),
+        disk,
         pack.root_hash,
     )
     if opened.code != 0:
         raise RefusedError(ControlError.PACK_INTEGRITY, opened.complaint, pack=pack.name)
     return places.dev / "mapper" / _verity_name(pack)
-
-
-def _read_exactly(file: int, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        piece = os.read(file, size - len(data))
-        if not piece:
-            break  # the header's size is checked by its reader
-        data += piece
-    return bytes(data)
-
-
-@contextmanager
-def _memory_file(data: bytes) -> Iterator[str]:
-    """Give `data` a path that exists in memory only, for as long as it is needed."""
-    file = os.memfd_create("header")
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view) :]
-        yield f"/proc/{os.getpid()}/fd/{file}"
-    finally:
-        os.close(file)

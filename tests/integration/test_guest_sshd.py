@@ -26,6 +26,7 @@ from cvmtool.formats.evidence import host_data
 from cvmtool.guest import attest, device
 from cvmtool.guest.channel import Bridge
 from cvmtool.guest.keys import BootKeys
+from cvmtool.guest.shell import Shell
 from tests.unit.guest.samples import report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,10 +59,12 @@ class Guest:
         threading.Thread(target=self.echo, daemon=True).start()
         keys = BootKeys()
         keys.write_host_key(work / "ssh_host_ed25519_key")
-        attestor = attest.Attestor(keys, device.Paths(), work / "authorized_keys")
+        attestor = attest.Attestor(keys, device.Paths(), work / "authorized_keys", Shell(allowed=False))
         # The key file's own permitopen names the real port; the configuration's is what is tested here.
         attest_key = attest.authorized_key
-        self.key_line = lambda key: attest_key(key).replace(b"7010", str(self.control_port).encode())
+        self.key_line = lambda key, **options: attest_key(key, **options).replace(
+            b"7010", str(self.control_port).encode()
+        )
         text = CONFIG.read_text().replace("/run/cvmtool/", f"{work}/").replace(":7010", f":{self.control_port}")
         text = text.replace("AllowUsers owner", f"AllowUsers {getpass.getuser()}").replace("mlkem768x25519-sha256,", "")
         self.config = work / "sshd_config"
@@ -69,7 +72,7 @@ class Guest:
         self.port, self.guest = socket.socketpair()
         self.port.settimeout(30)
         self.guest.setblocking(False)
-        self.bridge = Bridge(self.guest.fileno(), attestor.answer, sshd=(SSHD, "-i", "-f", str(self.config)))
+        self.bridge = Bridge(self.guest.fileno(), attestor.answer, sshd=lambda: (SSHD, "-i", "-f", str(self.config)))
         self.thread = threading.Thread(target=self.bridge.serve)
 
     def echo(self) -> None:

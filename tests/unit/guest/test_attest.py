@@ -7,6 +7,7 @@ from cvmtool.formats.channel import Open, Refusal, answer_to
 from cvmtool.formats.evidence import host_data, report_data
 from cvmtool.guest import attest, device
 from cvmtool.guest.keys import BootKeys, authorized_key
+from cvmtool.guest.shell import Shell
 from tests.unit.guest.samples import report
 
 OWNER, MANIFEST, NONCE = b"o" * 32, b"m" * 32, b"n" * 32
@@ -19,7 +20,7 @@ def attestor(tmp_path, monkeypatch):
         return device.RawReport(report=report(data, LAUNCHED), cert_table=b"table")
 
     monkeypatch.setattr(device, "get_report", get_report)
-    return attest.Attestor(BootKeys(), device.Paths(), tmp_path / "authorized_keys")
+    return attest.Attestor(BootKeys(), device.Paths(), tmp_path / "authorized_keys", Shell(allowed=True))
 
 
 def challenge(**changes):
@@ -46,6 +47,13 @@ def test_evidence_binds_nonce_keys_and_launch(attestor):
 def test_only_the_launch_s_owner_may_log_in(attestor, tmp_path):
     attestor.answer(challenge())
     assert (tmp_path / "authorized_keys").read_bytes() == authorized_key(OWNER)
+
+
+def test_a_terminal_comes_with_the_shell_and_not_before(attestor, tmp_path):
+    attestor._shell.granted = True
+    attestor.answer(challenge())
+    assert (tmp_path / "authorized_keys").read_bytes() == authorized_key(OWNER, terminal=True)
+    assert b",pty " in authorized_key(OWNER, terminal=True)
 
 
 @pytest.mark.parametrize(

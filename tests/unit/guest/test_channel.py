@@ -28,7 +28,7 @@ class Host:
         self.port, self.guest = socket.socketpair()
         self.guest.setblocking(False)
         self.port.settimeout(20)
-        self.bridge = Bridge(self.guest.fileno(), attest or self.ready, sshd=sshd)
+        self.bridge = Bridge(self.guest.fileno(), attest or self.ready, sshd=lambda: sshd)
         self.thread = threading.Thread(target=self.bridge.serve)
         self.seen = b""
 

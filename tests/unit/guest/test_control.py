@@ -10,14 +10,18 @@ from hypothesis import strategies as st
 
 from cvmtool.formats.control import ControlError
 from cvmtool.formats.evidence import MAX_CERT_TABLE
+from cvmtool.formats.volume import Epoch
 from cvmtool.formats.wire import MAX_FRAME, Frame, Kind, json_frame, read_frame, to_base64
 from cvmtool.guest.control import ControlService
 from cvmtool.guest.refusal import RefusedError
 
 
-class FakeJob:
+class FakeLife:
+    """A life whose job, and whose machine, it is itself."""
+
     def __init__(self):
         self.did = []
+        self.job = self.machine = self
 
     def status(self):
         return {"stage": "waiting", "exit_code": None}
@@ -27,6 +31,11 @@ class FakeJob:
 
     def release(self, sealed):
         raise RefusedError(ControlError.PACK_KEY, "wrong", pack="tools")
+
+    def commit(self, epochs):
+        self.did.append(("commit", epochs))
+        if "gone" in epochs:
+            raise RefusedError(ControlError.VOLUME_INTEGRITY, "no", volume="gone")
 
     def run(self):
         self.did.append(("run",))
@@ -42,14 +51,14 @@ class FakeJob:
 
 
 @pytest.fixture(scope="module")
-def job():
-    return FakeJob()
+def life():
+    return FakeLife()
 
 
 @pytest.fixture(scope="module")
-def service(job):
+def service(life):
     off = threading.Event()
-    service = ControlService(job, off.set, address=("127.0.0.1", 0))
+    service = ControlService(life, off.set, address=("127.0.0.1", 0))
     service.start()
     service.off = off
     return service
@@ -76,10 +85,10 @@ def test_status(service):
     assert ask(service, op="status") == ({"ok": True, "stage": "waiting", "exit_code": None}, [])
 
 
-def test_configure_decodes(service, job):
+def test_configure_decodes(service, life):
     request = {"op": "configure", "manifest": to_base64(b"{}"), "certificates": to_base64(b"table")}
     assert ask(service, **request)[0] == {"ok": True}
-    assert job.did[-1] == ("configure", b"{}", b"table")
+    assert life.did[-1] == ("configure", b"{}", b"table")
 
 
 def test_more_certificates_than_a_table_holds_are_refused(service):
@@ -102,6 +111,18 @@ def test_fetch(service):
     assert [len(frame.payload) for frame in frames] == [6, MAX_FRAME, 0]
 
 
+def test_commit(service, life):
+    epoch = Epoch(counter=3, mark="0b" * 32)
+    assert ask(service, op="commit", epochs={"data": epoch.to_json()})[0] == {"ok": True}
+    assert life.did[-1] == ("commit", {"data": epoch})
+    assert ask(service, op="commit", epochs={"gone": epoch.to_json()})[0] == {
+        "ok": False,
+        "error": "volume-integrity",
+        "detail": "no",
+        "volume": "gone",
+    }
+
+
 def test_refusal_is_words_and_the_pack_s_name(service):
     assert ask(service, op="release", sealed="")[0] == {
         "ok": False,
@@ -122,6 +143,9 @@ BAD = {
     "name of another type": json_frame({"op": "fetch", "name": 1, "offset": 0}),
     "not base64": json_frame({"op": "configure", "manifest": "*", "certificates": ""}),
     "no certificates": json_frame({"op": "configure", "manifest": ""}),
+    "no epochs": json_frame({"op": "commit"}),
+    "epochs of another type": json_frame({"op": "commit", "epochs": []}),
+    "no epoch": json_frame({"op": "commit", "epochs": {"data": {"counter": 1}}}),
     "list": b"J\0\0\0\2[]",
     "not canonical": b'J\0\0\0\x10{"op" :"status"}',
     "data frame": Frame(Kind.DATA, b"x").encode(),

@@ -24,6 +24,7 @@ from cvmtool.guest.console import Console
 from cvmtool.guest.container import Cause, Outcome, Rooms
 from cvmtool.guest.job import Hands, Job
 from cvmtool.guest.keys import BootKeys
+from cvmtool.guest.life import Life
 from cvmtool.guest.refusal import RefusedError
 from cvmtool.guest.unlock import Damage, Places
 from tests.unit.guest import samples
@@ -77,15 +78,20 @@ class Guest:
         console = Console(self.console)
         say = console.say
         console.say = lambda word: (self.said.append(word.value), say(word))
-        self.job = Job(
-            KEYS,
-            lambda: self.session,
-            console,
-            simulated=True,
-            places=Places(packs=root / "packs"),
-            rooms=self.rooms,
-            hands=hands,
-        )
+
+        def make_job(manifest, certificates):
+            places = Places(packs=root / "packs")
+            more = {"certificates": certificates, "simulated": True}
+            return Job(manifest, KEYS, console, places=places, rooms=self.rooms, hands=hands, **more)
+
+        def make_machine(manifest):
+            raise AssertionError(f"{manifest.name} is a job")
+
+        self.life = Life(KEYS, lambda: self.session, console, make_job=make_job, make_machine=make_machine)
+
+    @property
+    def job(self):
+        return self.life.job
 
     def open_packs(self, manifest, passphrases, places):
         if self.refusal:
@@ -105,9 +111,9 @@ class Guest:
 
     def reach(self, stage):
         steps = {
-            Stage.CONFIGURED: lambda: self.job.configure(DATA, certificates=b"TABLE"),
-            Stage.UNLOCKED: lambda: self.job.release(seal(self.session)),
-            Stage.RUNNING: self.job.run,
+            Stage.CONFIGURED: lambda: self.life.configure(DATA, certificates=b"TABLE"),
+            Stage.UNLOCKED: lambda: self.life.release(seal(self.session)),
+            Stage.RUNNING: lambda: self.job.run(),  # noqa: PLW0108 - there is no job yet
             Stage.DONE: self.finish,
         }
         for reached, step in steps.items():
@@ -119,7 +125,7 @@ class Guest:
 
     def finish(self):
         self.go.set()
-        while self.job.status()["stage"] != "done":
+        while self.life.status()["stage"] != "done":
             list(self.job.follow_log(0))
 
 
@@ -137,14 +143,15 @@ def refused(call, *arguments):
 
 
 def test_the_whole_way(guest):
-    job = guest.job
-    assert job.status() == {"stage": "waiting", "exit_code": None}
-    job.configure(DATA, certificates=b"")
-    assert job.release(seal(guest.session)) == {"tools": 5}
+    life = guest.life
+    assert life.status() == {"stage": "waiting", "exit_code": None}
+    life.configure(DATA, certificates=b"")
+    job = life.job
+    assert life.release(seal(guest.session)) == {"tools": 5}
     job.run()
-    assert job.status() == {"stage": "running", "exit_code": None}
+    assert life.status() == {"stage": "running", "exit_code": None}
     guest.finish()
-    assert job.status() == {"stage": "done", "exit_code": 0}
+    assert life.status() == {"stage": "done", "exit_code": 0}
     results = job.results()
     digest = hashlib.sha256(b"{}").hexdigest()
     assert results["outputs"] == [{"name": "metrics.json", "kind": "json", "size": 2, "sha256": digest}]
@@ -156,25 +163,25 @@ def test_the_whole_way(guest):
 
 
 ORDER = [
-    (Stage.WAITING, lambda job, sealed: job.release(sealed)),
-    (Stage.WAITING, lambda job, sealed: job.run()),
-    (Stage.WAITING, lambda job, sealed: job.follow_log(0)),
-    (Stage.CONFIGURED, lambda job, sealed: job.run()),
-    (Stage.UNLOCKED, lambda job, sealed: job.release(sealed)),
-    (Stage.UNLOCKED, lambda job, sealed: job.follow_log(0)),
-    (Stage.UNLOCKED, lambda job, sealed: job.results()),
-    (Stage.RUNNING, lambda job, sealed: job.release(sealed)),
-    (Stage.RUNNING, lambda job, sealed: job.results()),
-    (Stage.RUNNING, lambda job, sealed: job.fetch("metrics.json", 0)),
-    (Stage.DONE, lambda job, sealed: job.release(sealed)),
+    (Stage.WAITING, lambda life, sealed: life.release(sealed)),
+    (Stage.WAITING, lambda life, sealed: life.job.run()),
+    (Stage.WAITING, lambda life, sealed: life.job.follow_log(0)),
+    (Stage.CONFIGURED, lambda life, sealed: life.job.run()),
+    (Stage.UNLOCKED, lambda life, sealed: life.release(sealed)),
+    (Stage.UNLOCKED, lambda life, sealed: life.job.follow_log(0)),
+    (Stage.UNLOCKED, lambda life, sealed: life.job.results()),
+    (Stage.RUNNING, lambda life, sealed: life.release(sealed)),
+    (Stage.RUNNING, lambda life, sealed: life.job.results()),
+    (Stage.RUNNING, lambda life, sealed: life.job.fetch("metrics.json", 0)),
+    (Stage.DONE, lambda life, sealed: life.release(sealed)),
 ]
 
 
 @pytest.mark.parametrize(("stage", "call"), ORDER)
 def test_order(guest, stage, call):
     guest.reach(stage)
-    assert refused(call, guest.job, seal(guest.session)) is ControlError.ORDER
-    assert guest.job.status()["stage"] == stage.value
+    assert refused(call, guest.life, seal(guest.session)) is ControlError.ORDER
+    assert guest.life.status()["stage"] == stage.value
 
 
 def test_nothing_before_a_challenge_was_answered(guest):
@@ -183,23 +190,28 @@ def test_nothing_before_a_challenge_was_answered(guest):
 
 
 def configure(guest):
-    return lambda data: guest.job.configure(data, certificates=b"")
+    return lambda data: guest.life.configure(data, certificates=b"")
 
 
 def test_configure_and_run_may_be_repeated(guest):
     guest.reach(Stage.RUNNING)
-    guest.job.configure(DATA, certificates=b"")
+    guest.life.configure(DATA, certificates=b"")
     guest.job.run()
     guest.finish()
     guest.job.run()
     assert guest.did.count("run") == 1
-    assert guest.job.status()["stage"] == "done"
+    assert guest.life.status()["stage"] == "done"
+
+
+def test_a_job_commits_no_volumes(guest):
+    guest.reach(Stage.UNLOCKED)
+    assert refused(lambda: guest.life.machine) is ControlError.ORDER
 
 
 def test_manifest_that_the_launch_does_not_commit_to(guest):
     other = dataclasses.replace(MANIFEST, name="evil").encode()
     assert refused(configure(guest), other) is ControlError.MANIFEST
-    assert guest.job.status()["stage"] == "waiting"
+    assert guest.life.status()["stage"] == "waiting"
 
 
 @pytest.mark.parametrize(
@@ -227,7 +239,7 @@ SEALED = {
     "empty": lambda session: b"",
     "not secrets": lambda session: seal(session, b"{}"),
     "short passphrase": lambda session: seal(
-        session, canonical_json({"schema": "cvmtool/secrets/v1", "packs": {"00" * 32: "00"}})
+        session, canonical_json({"schema": "cvmtool/secrets/v1", "packs": {"00" * 32: "00"}, "volumes": {}})
     ),
 }
 
@@ -235,34 +247,36 @@ SEALED = {
 @pytest.mark.parametrize("make", SEALED.values(), ids=SEALED)
 def test_secret_that_is_not_for_us(guest, make):
     guest.reach(Stage.CONFIGURED)
-    assert refused(guest.job.release, make(guest.session)) is ControlError.SEALED
+    assert refused(guest.life.release, make(guest.session)) is ControlError.SEALED
     assert guest.opened == []
-    assert guest.job.status()["stage"] == "configured"
+    assert guest.life.status()["stage"] == "configured"
 
 
 def test_secret_of_an_earlier_session_is_stale(guest):
     guest.reach(Stage.CONFIGURED)
     sealed = seal(guest.session)
     guest.session = OTHER
-    assert refused(guest.job.release, sealed) is ControlError.SEALED
+    assert refused(guest.life.release, sealed) is ControlError.SEALED
 
 
 def test_no_refusal_repeats_a_passphrase(guest):
     guest.reach(Stage.CONFIGURED)
     secret = "5e" * 31 + "xy"
-    sealed = seal(guest.session, canonical_json({"schema": "cvmtool/secrets/v1", "packs": {"00" * 32: secret}}))
+    sealed = seal(
+        guest.session, canonical_json({"schema": "cvmtool/secrets/v1", "packs": {"00" * 32: secret}, "volumes": {}})
+    )
     with pytest.raises(RefusedError) as caught:
-        guest.job.release(sealed)
+        guest.life.release(sealed)
     assert secret[:8] not in f"{caught.value.message} {caught.value.detail}"
 
 
 def test_pack_that_does_not_open_can_be_tried_again(guest):
     guest.reach(Stage.CONFIGURED)
     guest.refusal = RefusedError(ControlError.PACK_KEY, "no", pack="tools")
-    assert refused(guest.job.release, seal(guest.session)) is ControlError.PACK_KEY
+    assert refused(guest.life.release, seal(guest.session)) is ControlError.PACK_KEY
     guest.refusal = None
-    guest.job.release(seal(guest.session))
-    assert guest.job.status()["stage"] == "unlocked"
+    guest.life.release(seal(guest.session))
+    assert guest.life.status()["stage"] == "unlocked"
 
 
 def test_receipt_says_what_happened_and_is_signed_with_the_attested_key(guest):
@@ -309,8 +323,8 @@ def test_fetching_what_is_no_output(guest, name, offset):
 
 
 def test_end_stops_the_container_before_its_packs_close(guest):
-    guest.job.forget()
+    guest.life.forget()
     assert guest.did == []
     guest.reach(Stage.RUNNING)
-    guest.job.forget()
+    guest.life.forget()
     assert guest.did[-2:] == ["stop", "close"]

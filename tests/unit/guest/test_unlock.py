@@ -11,7 +11,7 @@ import pytest
 
 from cvmtool.formats.control import ControlError
 from cvmtool.formats.pack import BLOCK, HEADER_SIZE
-from cvmtool.guest import unlock
+from cvmtool.guest import disks, unlock
 from cvmtool.guest.programs import Ended
 from cvmtool.guest.refusal import RefusedError
 from tests.unit.guest import samples
@@ -64,7 +64,8 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path, container, monkeypatch):
     machine = Machine(tmp_path, container)
-    monkeypatch.setattr(unlock, "run", machine.run)
+    for module in (unlock, disks):
+        monkeypatch.setattr(module, "run", machine.run)
     return machine
 
 
