@@ -27,6 +27,7 @@ SEED_SIZE = 32  # bytes
 _FILE_PREFIX = "CVMTOOL-OWNER-SEED-1 "
 _OWNER = b"cvmtool/v1/owner-ssh"
 _PACK = b"cvmtool/v1/pack-passphrase"
+_VOLUME = b"cvmtool/v1/volume-passphrase"
 _LAUNCH = b"cvmtool/v1/launch-id-key"
 
 
@@ -53,6 +54,10 @@ class OwnerKeys:
     def pack_passphrase(self, luks_uuid: str) -> bytes:
         """Return the passphrase (32 bytes) of the pack with that LUKS UUID."""
         return self._derive(lp(_PACK, luks_uuid.encode("ascii")), PASSPHRASE_SIZE)
+
+    def volume_passphrase(self, luks_uuid: str) -> bytes:
+        """Return the passphrase (32 bytes) of the volume with that LUKS UUID."""
+        return self._derive(lp(_VOLUME, luks_uuid.encode("ascii")), PASSPHRASE_SIZE)
 
     def launch_key(self) -> ec.EllipticCurvePrivateKey:
         """Return the ID key (P-384) that signs the launches of this owner: firmware takes no Ed25519."""

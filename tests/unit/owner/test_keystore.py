@@ -33,13 +33,15 @@ def test_what_follows_from_a_seed_never_changes():
         == "54387ac170cb3fe2daca580ab7aeae9b2b9d7e2d6e362fd0f6e107a0cff508aec2b613fe1875c58c13b460ce4cde403d"
     )
     assert keys.pack_passphrase(UUID).hex() == "c6ad674a8547185b06465c6026aa62188623b4164d847a1bedad6b32412df79f"
+    assert keys.volume_passphrase(UUID).hex() == "cf6e54652d53b232122a00caefd349e7519a3d4c871061cc3b291b417ce44496"
 
 
 def test_every_seed_and_every_pack_has_its_own():
     keys, other = OwnerKeys(SEED), OwnerKeys(SEED[::-1])
     found = {keys.public, other.public, keys.pack_passphrase(UUID), other.pack_passphrase(UUID)}
     found |= {keys.pack_passphrase(UUID[:-1] + "0"), SEED}
-    assert len(found) == 6
+    found |= {keys.volume_passphrase(UUID), keys.volume_passphrase(UUID[:-1] + "0"), other.volume_passphrase(UUID)}
+    assert len(found) == 9
     assert generate_keys() != generate_keys()
 
 
