@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, product
+from itertools import chain, combinations, product
 
 from cvmtool.errors import ConfigError
 from cvmtool.measure.deviations import (
@@ -50,6 +50,7 @@ _KINDS = {
     Part.FIRMWARE: ("firmware", "firmwares"),
     Part.IMAGE: ("guest image", "guest images"),
 }
+_OF_THE_MACHINE = (Part.CPU, Part.FEATURES, Part.VMM)
 _TOLD_EVERY = 256  # choices; some 0.1 s
 
 
@@ -204,7 +205,13 @@ def _rounds(deviations: Sequence[Deviation], launch: Launch) -> Iterator[_Round]
     by_part = Counter(deviation.part for deviation in deviations)
     kinds = ", ".join(f"{count} other {_KINDS[part][count != 1]}" for part, count in by_part.items())
     yield _Round(what=f"one of {kinds}, {counts}", choices=((deviation,) for deviation in deviations))
-    yield _Round(what=f"two of these at once, {counts}", choices=_together(deviations))
+    machine = [deviation for deviation in deviations if deviation.part in _OF_THE_MACHINE]
+    others = [deviation for deviation in deviations if deviation.part not in _OF_THE_MACHINE]
+    yield _Round(what=f"two things about the virtual CPUs at once, {counts}", choices=_apart(combinations(machine, 2)))
+    pairs = chain(product(others, machine), combinations(others, 2))
+    yield _Round(
+        what=f"two of these at once of which one is a file or the command line, {counts}", choices=_apart(pairs)
+    )
     signatures = _worth_trying(launch, every_signature())
     yield _Round(
         what=f"each of {len(signatures)} CPU signatures of processors with SEV-SNP, {counts}",
@@ -216,10 +223,8 @@ def _rounds(deviations: Sequence[Deviation], launch: Launch) -> Iterator[_Round]
         choices=((deviation,) for deviation in features),
         every_count=False,
     )
-    cpus, sets, monitors, starts = (
-        [deviation for deviation in deviations if deviation.part in parts]
-        for parts in ((Part.CPU,), (Part.FEATURES,), (Part.VMM,), (Part.MODE, Part.KERNEL, Part.IMAGE))
-    )
+    cpus, sets, monitors = ([deviation for deviation in machine if deviation.part is part] for part in _OF_THE_MACHINE)
+    starts = [deviation for deviation in others if deviation.part in (Part.MODE, Part.KERNEL, Part.IMAGE)]
     yield _Round(
         what=f"CPU signature, SEV_FEATURES and initial CPU state all different, with the expected files or others, {counts}",
         choices=(
@@ -228,8 +233,9 @@ def _rounds(deviations: Sequence[Deviation], launch: Launch) -> Iterator[_Round]
     )
 
 
-def _together(deviations: Sequence[Deviation]) -> Iterator[Choice]:
-    return ((a, b) for a, b in combinations(deviations, 2) if a.values.keys().isdisjoint(b.values))
+def _apart(pairs: Iterable[tuple[Deviation, Deviation]]) -> Iterator[Choice]:
+    """Leave out the pairs that want to change the same."""
+    return ((a, b) for a, b in pairs if a.values.keys().isdisjoint(b.values))
 
 
 def _worth_trying(launch: Launch, deviations: Iterable[Deviation]) -> list[Deviation]:

@@ -135,7 +135,7 @@ def test_when_nothing_fits_json_is_one_document_and_the_same_exit_code(quick):
     assert (result.exit_code, value["explanations"]) == (6, [])
     assert value["trace"][-1]["digest"] == value["expected_digest"] == digest()
     assert value["page_counts"]["vmsa"] == 1
-    assert len(value["ruled_out"]) == 6
+    assert len(value["ruled_out"]) == 7
 
 
 @pytest.mark.parametrize(("patience", "shown"), [(-1.0, True), (1e9, False)])

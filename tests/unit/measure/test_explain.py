@@ -204,9 +204,9 @@ def test_when_nothing_fits_it_is_said_what_was_tried(monkeypatch):
     told = []
     result = explain(Expectation(launch=LAUNCH, names=NAMES), DEVIATIONS[:3], bytes(48), progress=told.append)
     assert result.explanations == ()
-    first, single, pairs, signatures, features, _ = result.ruled_out
+    first, single, pairs, mixed, signatures, features, _ = result.ruled_out
     assert (first.launches, single.launches) == (SEARCHED_VCPUS, 3 * SEARCHED_VCPUS)
-    assert (pairs.launches, features.launches) == (0, 0)  # three signatures exclude each other
+    assert (pairs.launches, mixed.launches, features.launches) == (0, 0, 0)  # three signatures exclude each other
     assert "3 other CPU signatures" in single.what
     assert signatures.launches == 1279 * SEARCHED_VCPUS
     assert {first.what, single.what, signatures.what} <= set(told)
