@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""The one door to the programs that packing needs: squashfs-tools, cryptsetup, veritysetup.
+"""The one door to the programs that packing needs: squashfs-tools and cryptsetup.
 
 Zone: data. Arguments are lists; secrets travel through pipes and memory files, never through arguments or
 the environment.
@@ -22,7 +22,6 @@ _PACKAGES = {
     "mksquashfs": "squashfs-tools",
     "sqfstar": "squashfs-tools",
     "cryptsetup": "cryptsetup-bin",
-    "veritysetup": "cryptsetup-bin",
     "unshare": "util-linux",
 }
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -10,14 +10,13 @@ There is no superblock: the measured command line carries everything that one wo
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvmtool.errors import BuildError
+from cvmtool.formats.verity import BLOCK, block_digests, levels_above
 
-BLOCK = 4096  # bytes, of data and of the tree
-_DIGEST = 32  # bytes
+_PIECE = 1 << 20  # bytes read at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,22 +50,8 @@ def append_tree(path: Path, *, salt: bytes) -> Verity:
         if not blocks:
             raise BuildError(f"{path.name} is empty; a hash tree needs at least one byte")
         file.seek(0)
-        seed = hashlib.sha256(salt)
-        digests = []
-        while block := file.read(BLOCK):
-            state = seed.copy()
-            state.update(block)
-            digests.append(state.digest())
-        levels = []
-        while len(digests) > 1:
-            level = b"".join(digests)
-            level += bytes(-len(level) % BLOCK)
-            levels.append(level)
-            digests = []
-            for at in range(0, len(level), BLOCK):
-                state = seed.copy()
-                state.update(level[at : at + BLOCK])
-                digests.append(state.digest())
-        for level in reversed(levels):
+        digests = b"".join(block_digests(piece, salt) for piece in iter(lambda: file.read(_PIECE), b""))
+        levels, root = levels_above(digests, salt)
+        for level in levels:
             file.write(level)
-    return Verity(blocks=blocks, root=digests[0].hex(), salt=salt.hex())
+    return Verity(blocks=blocks, root=root.hex(), salt=salt.hex())
