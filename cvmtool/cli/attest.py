@@ -227,6 +227,8 @@ def replay(
     except CvmError as refusal:
         document["same_as_recorded"] = saved.is_same(refusal)
         checks = getattr(refusal, "checks", None) or _failed_check(refusal)
+        if any(check.code == "measurement" and not check.passed for check in checks):
+            refusal.hint = _how_to_explain(shlex.join(_reading(case, RAW)))
         if explain:
             document["explanation"] = explanation(checks, document)
         show_verdict(document, checks, refusal, as_json=as_json)
@@ -293,8 +295,12 @@ def _refusal(checks: tuple[Check, ...], fresh: tuple[Check, ...], reading: str) 
     if "revocation-checked" in failed:
         hints.append("give AMD's revocation list of this product line (--crl)")
     if "measurement" in failed:
-        hints.append(f"find out what was launched: cvmtool measure explain BUNDLE {reading} --vcpus N --cpu MODEL")
+        hints.append(_how_to_explain(reading))
     return RefusedError(checks, hint="; ".join(hints) or None) if failed else None
+
+
+def _how_to_explain(reading: str) -> str:
+    return f"find out what was launched: cvmtool measure explain BUNDLE {reading} --vcpus N --cpu MODEL"
 
 
 def _reading(report: Path, container: str) -> tuple[str, ...]:

@@ -63,6 +63,15 @@ def test_the_command_ends_with_the_refusals_code(refused):
     assert (result.exit_code, document["verdict"], document["same_as_recorded"]) == (6, "refused", True)
 
 
+def test_another_measurement_has_the_hint_to_explain_it(refused):
+    hint = json.loads(CliRunner().invoke(app, ["replay", str(refused), "--json"]).stdout)["hint"]
+    assert hint is None
+    policy = refused / "policy.toml"
+    policy.write_text(policy.read_text().replace(fakes.FACTS.digest().hex(), "ab" * 48))
+    hint = json.loads(CliRunner().invoke(app, ["replay", str(refused), "--json"]).stdout)["hint"]
+    assert f"cvmtool measure explain BUNDLE --report {refused} " in hint
+
+
 def test_an_accepted_case_is_no_success(refused):
     # Without the policy's rule the evidence is fine: somebody edited the case, and the command must not end in 0.
     policy = refused / "policy.toml"
