@@ -8,6 +8,7 @@ Zone: cli. Every piece of evidence came from a host, so it is made printable.
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,11 +60,11 @@ def doctor(
     from cvmtool.flows.doctor import examine
 
     settings = load_settings()
-    with error_console().status("") as status:
+    with nullcontext() if as_json else error_console().status("") as status:
         found = examine(
             replace(settings, host=host or settings.host),
             dry_run=dry_run,
-            step=lambda text: None if as_json else status.update(f"[bold]doctor[/] {text}"),
+            step=lambda text: status.update(f"[bold]doctor[/] {text}") if status else None,
         )
     able = found.best is not None and (dry_run or found.best == "sev-snp")
     if as_json:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvmtool.config import Settings
-from cvmtool.errors import CvmError, FormatError, HostError
+from cvmtool.errors import ConfigError, CvmError, FormatError, HostError
 from cvmtool.flows.collateral import KeyService
 from cvmtool.flows.hosts import Host, OpenHost, open_host
 from cvmtool.formats.manifest import MAX_MANIFEST, parse_image_manifest
@@ -160,7 +160,9 @@ def _ask_libvirt(opened: Host | CvmError) -> Libvirt:
             raise opened
         version = opened.hypervisor.version()
     except CvmError as error:
-        raise OSError(error.detail or error.message) from error
+        # A missing binding is mended here, whatever the host has; all else the doctor knows the remedy of.
+        remedy = f"; {error.hint}" if isinstance(error, ConfigError) else ""
+        raise OSError((error.detail or error.message) + remedy) from error
     security: frozenset[str] = frozenset()
     with suppress(HostError):  # no KVM there, so nothing that needs it
         security = opened.hypervisor.capabilities(virt_type="kvm").launch_security

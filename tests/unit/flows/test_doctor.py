@@ -88,6 +88,14 @@ def test_a_libvirt_without_kvm_offers_no_launch_security(tmp_path):
     assert doctor._ask_libvirt(host(Libvirt(None), tmp_path, local=True)).launch_security == frozenset()
 
 
+def test_a_missing_binding_says_how_it_is_installed(tmp_path):
+    def nothing(settings):
+        raise ConfigError("libvirt-python is not installed", hint="pip install 'cvmtool[host]'")
+
+    evidence = lines(examine(nothing))["libvirt"].evidence
+    assert evidence == "libvirt: libvirt-python is not installed; pip install 'cvmtool[host]'"
+
+
 def test_the_connection_is_closed(tmp_path):
     libvirt = Libvirt()
     assert lines(examine(lambda settings: host(libvirt, tmp_path, local=True)))["libvirt"].verdict == "ok"

@@ -134,6 +134,8 @@ CASES = [
     (room.memlock, daemon(may_raise=False, memlock=1024 << 20), WARN),
     (room.memlock, host(gpus=(GPU,), daemon=NOTHING), UNKNOWN),
     (room.memlock, host(daemon=NOTHING), OK),
+    (room.memory, host(memory=NOTHING), UNKNOWN),
+    (room.huge_pages, host(memory=NOTHING), UNKNOWN),
     (room.memory, memory(GIB), OK),
     (room.memory, memory(GIB - 1), FAIL),
     (room.huge_pages, memory(GIB - 1, huge=GIB, huge_free=GIB), FAIL),
