@@ -195,8 +195,5 @@ def _gpus(view: HostView) -> tuple[Gpu, ...]:
 
 def _skew(view: HostView, clock: Callable[[], float]) -> float:
     before = clock()
-    said = text(view.run(DATE)).strip()
-    try:
-        return float(said) - (before + clock()) / 2
-    except ValueError as error:
-        raise FormatError(f"date says {said[:40]!r}; required: seconds") from error
+    said = texts.parse_clock(view.run(DATE))
+    return said - (before + clock()) / 2

@@ -33,6 +33,7 @@ PLATFORM_STATUS_BYTES = 32
 MAX_QMP_BYTES = 1 << 20
 _MAX_DIGITS = 18
 _SHOWN = 200  # characters of a message that is quoted
+_LONGEST_LINE = 1000  # printk's LOG_LINE_MAX, rounded down
 
 
 def _number(digits: str, what: str) -> int:
@@ -88,7 +89,8 @@ _ASIDS = re.compile(r"kvm_amd: (SEV(?:-ES|-SNP)?) (enabled|disabled|unusable) \(
 
 def parse_kernel_log(data: bytes) -> KernelLog:
     """Read the kernel's log. Of repeated messages the last counts: a module can be loaded again."""
-    log = text(data)
+    # Patterns backtrack within a line, and the kernel writes none that is longer.
+    log = "\n".join(line[:_LONGEST_LINE] for line in text(data).splitlines())
     apis = {name: (int(major), int(minor), int(build)) for name, major, minor, build in _API.findall(log)}
     ranges = _RMP_RANGE.findall(log)
     size = int(ranges[-1][1], 16) - int(ranges[-1][0], 16) + 1 if ranges else None
@@ -196,10 +198,25 @@ def parse_free_bytes(data: bytes) -> int:
     Raises:
         FormatError: there is no such column.
     """
-    match = re.search(r"^\S.* +[0-9]+ +[0-9]+ +(-?[0-9]{1,15}) +(?:[0-9]+%|-) +/", text(data), re.MULTILINE)
-    if match is None:
-        raise FormatError("df shows no free space")
-    return max(0, int(match[1])) * 1024
+    for line in text(data).splitlines()[1:3]:  # a long name of a device has a line of its own
+        fields = line.split(maxsplit=64)[:64]
+        for at in range(3, len(fields) - 1):
+            sizes = fields[at - 3 : at]
+            if re.fullmatch("[0-9]{1,3}%|-", fields[at]) and all(re.fullmatch("-?[0-9]{1,15}", size) for size in sizes):
+                return max(0, int(sizes[-1])) * 1024
+    raise FormatError("df shows no free space")
+
+
+def parse_clock(data: bytes) -> float:
+    """Read `date +%s.%N`: Unix time in seconds.
+
+    Raises:
+        FormatError: something else.
+    """
+    said = text(data).strip()
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", said, re.ASCII):
+        raise FormatError(f"date says {said[:40]!r}; required: seconds")
+    return float(said)
 
 
 def parse_nvidia_functions(data: bytes) -> tuple[tuple[str, str], ...]:

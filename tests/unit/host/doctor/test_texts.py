@@ -4,6 +4,7 @@
 
 import json
 import struct
+import time
 from contextlib import suppress
 
 import pytest
@@ -14,6 +15,7 @@ from cvmtool.errors import FormatError
 from cvmtool.formats.tcb import Silicon
 from cvmtool.host.doctor import texts
 from cvmtool.host.doctor.facts import AsidRange, KernelLog
+from cvmtool.host.doctor.source import MAX_TEXT_BYTES
 
 CPUINFO = (
     b"processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
@@ -41,6 +43,7 @@ PARSERS = [
     texts.parse_memlock,
     texts.parse_capabilities_mask,
     texts.parse_free_bytes,
+    texts.parse_clock,
     texts.parse_nvidia_functions,
     texts.parse_qmp,
     texts.parse_platform_status,
@@ -66,7 +69,7 @@ def test_any_version_is_read_or_refused(version):
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
         lambda inner: (
             st.lists(inner)
             | st.dictionaries(st.sampled_from(["return", "error", "desc", "qemu", "name", "cbitpos"]), inner)
@@ -233,6 +236,35 @@ def test_free_space(row, free):
     assert texts.parse_free_bytes(head + row + b"\n") == free
     with pytest.raises(FormatError):
         texts.parse_free_bytes(head)
+
+
+@pytest.mark.parametrize("wrong", [b"", b"nan", b"inf", b"1e9", b"-1", b"1_0", b"%s.%N", b"\xd9\xa1"])
+def test_no_clock(wrong):
+    assert texts.parse_clock(b"1780000000.25\n") == 1_780_000_000.25
+    with pytest.raises(FormatError):
+        texts.parse_clock(wrong)
+
+
+@pytest.mark.parametrize(
+    ("parse", "piece"),
+    [
+        (texts.parse_kernel_log, b"SEV-SNP: RMP segment size "),
+        (texts.parse_kernel_log, b"SNP: IOMMU "),
+        (texts.parse_kernel_log, b"ccp 0:"),
+        (texts.parse_free_bytes, b"1 "),
+        (texts.parse_nvidia_functions, b"0000 10de "),
+        (texts.parse_misc, b"sev 1 "),
+        (texts.parse_meminfo, b"MemTotal: "),
+        (texts.parse_memlock, b"Max locked memory "),
+        (texts.parse_cpuinfo, b"vendor_id : "),
+    ],
+)
+def test_a_long_hostile_answer_costs_little(parse, piece):
+    begun = time.process_time()
+    for data in (b"head\n" + piece * (MAX_TEXT_BYTES // len(piece)), (piece * 40 + b"\n") * 3000):
+        with suppress(FormatError):
+            parse(data)
+    assert time.process_time() - begun < 20  # a pattern that backtracks without end takes hours
 
 
 def test_nvidia_functions():
