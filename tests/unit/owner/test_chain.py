@@ -3,6 +3,7 @@
 """Certificates with the right signatures in the wrong role."""
 
 import base64
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256
@@ -16,7 +17,7 @@ from cvmtool.errors import FormatError
 from cvmtool.formats.report import SigningKey
 from cvmtool.formats.tcb import ProductLine
 from cvmtool.owner.amdroots import SimulatedRoot
-from cvmtool.owner.chain import build_chain, check_revocation
+from cvmtool.owner.chain import Revocation, build_chain, check_revocation, check_validity
 from cvmtool.owner.checks import NotGenuineError
 from tests import fakes
 
@@ -161,3 +162,65 @@ def test_a_revoked_root_is_refused():
     crl = x509.revocation_list("ARK-Genoa", keys().ark, [0x20001], NOW - timedelta(hours=1), NOW + timedelta(days=1))
     with pytest.raises(NotGenuineError):
         check_revocation(chain(), crl, NOW)
+
+
+SECOND = timedelta(seconds=1)
+START, END = NOW - timedelta(days=1), NOW + timedelta(days=1)
+
+
+@pytest.mark.parametrize("at", [START, NOW, END])
+def test_a_chain_holds_to_the_second(at):
+    check = check_validity(chain(), at)
+    assert (check.code, check.passed) == ("certificate-validity", True)
+    assert (check.actual, check.required) == (f"until {END:%Y-%m-%d}", f"to hold at {at.isoformat()}")
+
+
+@pytest.mark.parametrize("at", [START - SECOND, END + SECOND])
+def test_a_chain_holds_no_second_longer(at):
+    with pytest.raises(NotGenuineError) as refusal:
+        check_validity(chain(), at)
+    period = f"from {START:%Y-%m-%d} to {END:%Y-%m-%d}"
+    assert refusal.value.check.actual == f"ARK-Genoa {period}, SEV-Genoa {period}, SEV-VCEK {period}"
+    assert not refusal.value.check.passed
+
+
+@pytest.mark.parametrize("part", ["root", "intermediate", "leaf"])
+def test_the_certificate_that_ended_is_named_alone(part):
+    """The chain's period is that of all three; which of them is over is looked at again."""
+    built = chain()
+    ended = replace(getattr(built, part), not_after=NOW)
+    changed = replace(built, **{part: ended}, not_after=NOW)
+    assert check_validity(changed, NOW).passed
+    with pytest.raises(NotGenuineError) as refusal:
+        check_validity(changed, NOW + SECOND)
+    assert refusal.value.check.actual == f"{ended.common_name} from {START:%Y-%m-%d} to {NOW:%Y-%m-%d}"
+
+
+def test_the_path_is_said():
+    pinned, chained = chain().checks
+    assert (pinned.code, pinned.passed) == ("root-pinned", True)
+    assert (chained.code, chained.actual) == ("chain", "ARK-Genoa > SEV-Genoa > SEV-VCEK")
+    assert chained.required == "each signed by the one before"
+
+
+def revocations(*serials):
+    return x509.revocation_list("ARK-Genoa", keys().ark, serials, START, END)
+
+
+@pytest.mark.parametrize("at", [START, NOW, END])
+def test_a_list_holds_to_the_second(at):
+    found, check = check_revocation(chain(), revocations(5), at)
+    assert (found, check.code, check.passed) == (Revocation.CHECKED, "revocation", True)
+    assert check.actual == f"not revoked, list from {START.isoformat()} to {END.isoformat()}"
+    assert check.required == "not revoked"
+
+
+@pytest.mark.parametrize("at", [START - SECOND, END + SECOND])
+def test_a_list_holds_no_second_longer(at):
+    with pytest.raises(NotGenuineError) as refusal:
+        check_revocation(chain(), revocations(), at)
+    assert refusal.value.check.actual == f"a list from {START.isoformat()} to {END.isoformat()}"
+
+
+def test_no_list_is_no_check():
+    assert check_revocation(chain(), None, NOW) == (Revocation.NOT_CHECKED, None)

@@ -322,7 +322,7 @@ def test_what_was_found_is_said_check_by_check(genoa):
     assert list(found)[-6:] == ["revocation", "product", "chip", "tcb-binding", "tcb-order", "signature"]
     assert found["product"].actual.startswith("Genoa (cpuid ")
     assert found["chip"].actual == genoa.chip().hwid.hex()
-    assert found["tcb-order"].actual == "none above current"
+    assert found["tcb-order"].actual == found["tcb-order"].required == "none above current"
     assert found["signature"].actual == "by SEV-VCEK"
     case = Case(genoa, version=3)
     second = verify_report(*case.arguments(report=case.signed(version=2, cpuid=None)))
@@ -341,6 +341,11 @@ def test_what_was_wrong_is_said(genoa):
         with pytest.raises(NotGenuineError) as refusal:
             verify_report(*case.arguments(report=case.signed(**changes)))
         assert refusal.value.check.actual == actual
+    forged = bytearray(case.report)
+    forged[0x50] ^= 1
+    with pytest.raises(NotGenuineError) as refusal:
+        verify_report(*case.arguments(report=bytes(forged)))
+    assert (refusal.value.check.actual, refusal.value.check.required) == ("invalid", "by SEV-VCEK")
 
 
 @pytest.mark.vectors
