@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from cvmtool.cli.rate import Rate
 from cvmtool.errors import AppraisalError, CvmError
 from cvmtool.flows.reporter import Stage
 
@@ -154,6 +155,7 @@ class TerminalReporter:
         self.console = error_console()
         self._out = Console(highlight=False, markup=False, soft_wrap=True, emoji=False)
         self._status: Any = None
+        self._rate = Rate()
         self._noticed: set[str] = set()
         self._lines = {1: "", 2: ""}
         # A character may be cut in two by the records' borders.
@@ -199,9 +201,9 @@ class TerminalReporter:
             self._status.update(f"{self._text}: {_escape(text)}")
 
     def progress(self, done: int, total: int) -> None:
-        """Show how far it is, in MiB."""
+        """Show how far it is and how fast it goes."""
         if self._status is not None and total >= 1 << 22:
-            self._status.update(f"{self._text}: {done >> 20} of {total >> 20} MiB")
+            self._status.update(f"{self._text}: {self._rate.text(done, total)}")
 
     def notice(self, text: str) -> None:
         """Print a notice, once."""
