@@ -51,7 +51,7 @@ exec /usr/sbin/sshd -D -f "$1/sshd_config" -E "$1/sshd.log"
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class RemoteHost:
     """Where it is and how it is reached."""
 
@@ -93,6 +93,20 @@ class RemoteHost:
                 if int(fields[1]) == self.process.pid and (path.parent / "cmdline").read_bytes().startswith(b"sshd"):
                     found.append(int(path.parent.name))
         return found
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """Stop its sshd, cut what goes through it, and start it again after the block."""
+        self.cut()
+        self.process.kill()
+        self.process.wait()
+        try:
+            yield
+        finally:
+            inside = ["nsenter", "--mount", "--target", (self.folder / "libvirtd.pid").read_text().strip()]
+            server = [SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.folder / "sshd.log")]
+            self.process = subprocess.Popen([*inside, *server], stdin=subprocess.DEVNULL)
+            _await(self.port, self.process)
 
     def cut(self) -> None:
         """Cut every connection."""
@@ -159,8 +173,8 @@ def remote_host(*, libvirt: bool) -> Iterator[RemoteHost]:
             yield host
         finally:
             host.cut()
-            process.kill()
-            process.wait()
+            host.process.kill()
+            host.process.wait()
             with suppress(OSError, ValueError):
                 os.kill(int((folder / "libvirtd.pid").read_text()), signal.SIGTERM)
                 time.sleep(0.5)
