@@ -28,7 +28,8 @@ def fuzz_one(name: str, runs: int, out: Path) -> None:
 
     with atheris.instrument_imports(include=["cvmtool"], enable_loader_override=False):
         from tests.fuzz.mutate import mutate
-        from tests.fuzz.parsers import PARSERS, show
+        from tests.fuzz.parser import show
+        from tests.fuzz.parsers import PARSERS
     parser = PARSERS[name]
     corpus = out / name / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)

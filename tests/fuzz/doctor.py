@@ -22,6 +22,7 @@ SAMPLES = {
     texts.parse_memlock: (test_texts.LIMITS % b"8388608", test_texts.LIMITS % b"unlimited"),
     texts.parse_capabilities_mask: (b"CapEff:\t000001ffffffffff\n",),
     texts.parse_free_bytes: (_DF,),
+    texts.parse_clock: (b"1780000000.25\n",),
     texts.parse_nvidia_functions: (b"4100\t10de2331\t0" + b"\t0" * 14 + b"\tvfio-pci\n",),
     texts.parse_qmp: (test_texts.qmp(),),
     texts.parse_platform_status: (bytes(range(32)),),

@@ -11,14 +11,13 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 
 from cvmtool.dryrun import x509
-from cvmtool.errors import ConfigError, CvmError, FormatError, HostError
+from cvmtool.errors import ConfigError, FormatError, HostError
 from cvmtool.formats import (
     certtable,
     channel,
@@ -45,7 +44,8 @@ from cvmtool.measure.launch import firmware_seed
 from cvmtool.owner import certificate, crl, floors, jobfile, keystore, launchsign, policyfile, toml, vek
 from cvmtool.owner.der import Der
 from tests import fakes, samples, vectors
-from tests.fuzz import doctor
+from tests.fuzz import doctor, machines
+from tests.fuzz.parser import Parser, each, encode, json_object, seeds, text
 from tests.unit.formats import test_evidence, test_idblock, test_manifest, test_receipt, test_report, test_reportmsg
 from tests.unit.guest import test_kinds
 from tests.unit.guest.samples import UUID
@@ -58,45 +58,6 @@ from tests.unit.owner import test_floors, test_keystore, test_policyfile
 ROOT = Path(__file__).parents[2]
 LINES = tuple(tcb.ProductLine)
 TABLE = certtable.CertTable(((certtable.CertKind.VCEK, b"vcek"), (certtable.CertKind.ASK, b"ask")))
-
-
-@dataclass(frozen=True)
-class Parser:
-    """`read` gives a value or raises `refusal`. `write`, where there is one form, gives back what reads as the same value."""
-
-    read: Callable[[bytes], object]
-    seeds: Callable[[], tuple[bytes, ...]]
-    refusal: type[CvmError] = FormatError
-    write: Callable[[object], bytes] | None = None
-
-
-def encode(value) -> bytes:
-    return value.encode()
-
-
-def text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
-    return lambda data: parse(data.decode("utf-8", "replace"))
-
-
-def each(*parse: Callable[[bytes], object]) -> Callable[[bytes], object]:
-    """Show the same bytes to several; a refusal of all is a refusal."""
-
-    def read(data: bytes) -> object:
-        values, refusal = [], None
-        for one in parse:
-            try:
-                values.append(one(data))
-            except FormatError as error:
-                refusal = error
-        if not values and refusal:
-            raise refusal
-        return values
-
-    return read
-
-
-def seeds(*values: bytes) -> Callable[[], tuple[bytes, ...]]:
-    return lambda: values
 
 
 # ---- samples that take a moment to make, or that may be absent ------------------------------------------------------
@@ -172,10 +133,6 @@ def unwrapped(data: bytes) -> object:
     auxblob = certtable.CertTable().encode()
     one = [lambda data, kind=kind: containers.unwrap(data, kind, auxblob=auxblob) for kind in containers.Container]
     return each(*one)(data)
-
-
-def json_object(parse: Callable[[wire.JsonObject], object]) -> Callable[[bytes], object]:
-    return lambda data: parse(wire.parse_json(data, what="sample", limit=1 << 20))
 
 
 def veks_of(data: bytes) -> object:
@@ -304,6 +261,7 @@ _POLICY = policyfile.encode_policy(test_policyfile.BASE).encode()
 _FULL_POLICY = policyfile.encode_policy(test_policyfile.FULL).encode()
 
 PARSERS: dict[str, Parser] = {
+    **machines.PARSERS,
     "formats.certtable.parse_cert_table": Parser(
         certtable.parse_cert_table, seeds(TABLE.encode(), TABLE.encode().ljust(4096, b"\0")), write=encode
     ),
@@ -438,14 +396,3 @@ def _signing_key() -> bytes:
     key = fakes.fake_amd().chip().vcek(tcb.Tcb(line=tcb.ProductLine.GENOA, bootloader=1, tee=1, snp=1, microcode=1))
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return key.private_bytes(*form)
-
-
-def show(parser: Parser, data: bytes) -> bool:
-    """Show `data` to a parser; return whether it was accepted. Anything but a value or its refusal is an error."""
-    try:
-        value = parser.read(data)
-    except parser.refusal:
-        return False
-    if parser.write is not None and parser.read(parser.write(value)) != value:
-        raise AssertionError(f"written and read again it is another value: {data[:200]!r}")
-    return True
