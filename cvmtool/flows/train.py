@@ -232,7 +232,7 @@ def release_keys(attached: Attached, keys: OwnerKeys, manifest: JobManifest) -> 
         GuestError: the guest could not open a pack for another reason.
     """
     packs = {pack.root_hash: keys.pack_passphrase(pack.luks_uuid) for pack in manifest.packs}
-    sealed = seal(attached.guest, Secrets(packs=packs))
+    sealed = seal(attached.guest, Secrets(packs=packs), manifest=manifest)
     try:
         attached.channel.request(Op.RELEASE, sealed=to_base64(sealed))
     except GuestError as error:

@@ -23,6 +23,7 @@ class Op(StrEnum):
 
     STATUS = "status"
     CONFIGURE = "configure"
+    GPU_EVIDENCE = "gpu-evidence"
     RELEASE = "release"
     RUN = "run"
     LOGS = "logs"
@@ -54,6 +55,7 @@ class ControlError(StrEnum):
     PACK_HEADER = "pack-header"
     PACK_KEY = "pack-key"
     OUTPUT = "output"
+    GPU = "gpu"
     VOLUME_MISSING = "volume-missing"
     VOLUME_HEADER = "volume-header"
     VOLUME_KEY = "volume-key"

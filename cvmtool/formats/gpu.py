@@ -3,7 +3,7 @@
 """What a guest shows of its GPUs, and the nonce that each must have answered.
 
 Zone: shared. Pure: no I/O, no decisions; everything here is unverified.
-Spec: docs/protocol.md section 12.
+Spec: docs/protocol.md section 14.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.evidence import host_data
+from cvmtool.formats.gpu import MAX_GPUS
 from cvmtool.formats.pack import NAME, PackDescriptor, Role, parse_pack_descriptor
 from cvmtool.formats.wire import (
     JsonObject,
@@ -87,6 +88,12 @@ class Resources:
     vcpus: int
     memory_mib: int
     cpu: str
+    gpus: int = 0
+    """In a manifest only if there are any. Not measured: each GPU vouches for itself (docs/protocol.md section 14)."""
+
+    def to_json(self) -> JsonObject:
+        """Return what a manifest says of it."""
+        return {name: value for name, value in asdict(self).items() if name != "gpus" or value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +141,7 @@ class JobManifest:
                     {"name": output.name, "kind": output.kind.value, "max_bytes": output.max_bytes}
                     for output in self.outputs
                 ],
-                "resources": asdict(self.resources),
+                "resources": self.resources.to_json(),
                 "limits": asdict(self.limits),
                 "network": self.network.value,
             }
@@ -277,11 +284,12 @@ def parse_resources(value: JsonObject) -> Resources:
         FormatError: a key is missing, unknown or out of range.
     """
     what = "manifest.resources"
-    members(value, what=what, required=set(Resources.__slots__))
+    members(value, what=what, required=set(Resources.__slots__) - {"gpus"}, optional=frozenset({"gpus"}))
     return Resources(
         vcpus=natural(value, "vcpus", what=what, most=512, least=1),
         memory_mib=natural(value, "memory_mib", what=what, most=MAX_MIB, least=MIN_MEMORY_MIB),
         cpu=_text(value["cpu"], f"{what}.cpu"),
+        gpus=natural(value, "gpus", what=what, most=MAX_GPUS, least=1) if "gpus" in value else 0,
     )
 
 

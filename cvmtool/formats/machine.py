@@ -9,7 +9,7 @@ Spec: docs/protocol.md sections 1 and 12.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.evidence import host_data
@@ -56,7 +56,7 @@ class MachineManifest:
                 "owner_key": self.owner_key,
                 "volumes": [volume.to_json() for volume in self.volumes],
                 "shell": self.shell,
-                "resources": asdict(self.resources),
+                "resources": self.resources.to_json(),
             }
         )
 

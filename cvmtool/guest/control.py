@@ -128,6 +128,8 @@ class ControlService:
                 table = parse_base64(request["certificates"], what=f"{what}.certificates", limit=MAX_CERT_TABLE)
                 self._life.configure(manifest, certificates=table)
                 return {}, None
+            case Op.GPU_EVIDENCE:
+                return self._life.gpu_evidence(), None
             case Op.RELEASE:
                 sealed = parse_base64(request["sealed"], what=f"{what}.sealed", limit=MAX_SECRETS)
                 return {"timings": self._life.release(sealed)}, None

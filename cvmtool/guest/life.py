@@ -24,6 +24,7 @@ from cvmtool.formats.release import Secrets, parse_secrets, release_info
 from cvmtool.formats.wire import JsonObject
 from cvmtool.guest.attest import Attested
 from cvmtool.guest.console import Console, Word
+from cvmtool.guest.gpu import accept_work, collect_gpu_evidence
 from cvmtool.guest.job import Job
 from cvmtool.guest.keys import BootKeys
 from cvmtool.guest.machine import Machine
@@ -55,6 +56,7 @@ class Life:
         self._make_machine = make_machine
         self._changing = threading.Lock()
         self._role: Job | Machine | None = None
+        self._gpus = 0
 
     def status(self) -> JsonObject:
         """Return the stage, and what a job or a machine adds to it."""
@@ -79,18 +81,33 @@ class Life:
                     self._role = self._make_job(manifest, certificates)
                 else:
                     self._role = self._make_machine(manifest)
+                self._gpus = manifest.resources.gpus
                 self._console.say(Word.ATTESTED)
+
+    def gpu_evidence(self) -> JsonObject:
+        """Return the evidence of every GPU, over nonces of this session.
+
+        Raises:
+            RefusedError: `order`; `gpu`: the driver gives none.
+        """
+        with self._changing:
+            self._require_role()
+            evidence = collect_gpu_evidence(self._require_session().report_data)
+            return {"gpus": [entry.to_json() for entry in evidence]}
 
     def release(self, sealed: bytes) -> dict[str, int]:
         """Open the sealed secret and with it every pack or volume; return milliseconds by its name.
 
         Raises:
-            RefusedError: `order`, `sealed`, or what the packs or volumes say.
+            RefusedError: `order`, `sealed`, `gpu`, or what the packs or volumes say.
         """
         with self._changing:
             role = self._require_role()
             attested = self._require_session()
-            timings = role.release(self._unseal(sealed, attested), attested)
+            secrets = self._unseal(sealed, attested)
+            if self._gpus:
+                accept_work()  # the owner seals once the GPUs are verified, too
+            timings = role.release(secrets, attested)
             self._console.say(Word.UNLOCKED)
             return timings
 

@@ -3,7 +3,7 @@
 """Are the guest's GPUs genuine, fresh and acceptable? The only place where trust is given to a GPU.
 
 Zone: owner (trusted). Pure: no I/O, no clock.
-Spec: docs/protocol.md section 12; DMTF DSP0274 1.1; RFC 9334 ("composite device": the guest is the lead attester).
+Spec: docs/protocol.md section 14; DMTF DSP0274 1.1; RFC 9334 ("composite device": the guest is the lead attester).
 
 The guest was appraised before: what collects this evidence is measured. What must hold then, in this order:
 

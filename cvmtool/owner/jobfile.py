@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from cvmtool.errors import ConfigError, FormatError
+from cvmtool.formats.gpu import MAX_GPUS
 from cvmtool.formats.job import (
     ENV_NAME,
     MAX_ARGUMENTS,
@@ -254,7 +255,7 @@ def _is_text(value: str) -> bool:
 
 
 def _resources(reader: _Reader) -> Resources:
-    reader.only("vcpus", "memory", "cpu", "smt")
+    reader.only("vcpus", "memory", "cpu", "smt", "gpus")
     memory = reader.mib("memory", "1GiB")
     if memory < MIN_MEMORY_MIB:
         raise ConfigError(f"resources.memory is {memory} MiB; at least {MIN_MEMORY_MIB} are required")
@@ -262,6 +263,7 @@ def _resources(reader: _Reader) -> Resources:
         vcpus=reader.number("vcpus", 1, 1, 512),
         memory_mib=memory,
         cpu=reader.text("cpu", re.compile("[A-Za-z0-9-]{1,64}"), "a CPU model such as EPYC-Genoa", DEFAULT_CPU),
+        gpus=reader.number("gpus", 0, 0, MAX_GPUS),
     )
 
 

@@ -22,6 +22,7 @@ DOORS: dict[str, set[str]] = {
     "cryptography": {"owner", "guest", "data", "dryrun"},
     "lxml": {"owner/rim.py"},
     "signxml": {"owner/rim.py"},
+    "pynvml": {"guest/gpu.py"},
     "subprocess": {"data/tools.py", "guest/container.py", "guest/programs.py", "host/accelerator.py", "image/run.py"}
     | {"host/doctor/local.py", "host/doctor/trial.py"},
     # One module talks to a network by itself (ADR-0015): packages come through apt and pip.

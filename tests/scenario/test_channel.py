@@ -150,7 +150,7 @@ def test_secret_of_another_session_does_not_open(machine: Machine, challenge: Ch
 
     packs = {pack.root_hash: challenge.keys.pack_passphrase(pack.luks_uuid) for pack in challenge.manifest.packs}
     with attach(machine, challenge, platform, stage=no_stage) as attached:
-        sealed = seal(attached.guest, Secrets(packs=packs))
+        sealed = seal(attached.guest, Secrets(packs=packs), manifest=challenge.manifest)
     with attach(machine, challenge, platform, stage=no_stage) as attached:
         configure(attached, challenge.manifest)
         with pytest.raises(GuestError) as refused:

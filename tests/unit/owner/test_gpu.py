@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from cryptography.x509 import ocsp
@@ -9,6 +10,7 @@ from cryptography.x509 import ocsp
 from cvmtool.errors import FormatError
 from cvmtool.formats.channel import find_last_open
 from cvmtool.formats.gpu import GpuEvidence
+from cvmtool.formats.release import Secrets
 from cvmtool.formats.spdm import parse_gpu_report
 from cvmtool.owner.appraise import RefusedError
 from cvmtool.owner.checks import NotGenuineError
@@ -22,6 +24,7 @@ from cvmtool.owner.gpu import (
 from cvmtool.owner.nvidia import parse_chain
 from cvmtool.owner.policy import Rule
 from cvmtool.owner.rim import verify_manifest
+from cvmtool.owner.seal import seal
 from tests.fakes.guest import FakeGuest
 from tests.fakes.nvidia import (
     DRIVER,
@@ -277,6 +280,35 @@ def test_one_that_was_withdrawn_is_refused(guest, manifests, link):
 def test_a_gpu_of_another_session_is_not_judged(guest, manifests):
     with pytest.raises(ValueError, match="another session"):
         appraise_gpus([verified(GPU)], POLICY, guest=guest, count=1, manifests=manifests, statuses=[], at=NOW)
+
+
+@pytest.fixture(scope="module")
+def wanting(tmp_path_factory):
+    """A guest whose manifest wants one GPU, verified twice."""
+    base = FakeGuest(tmp_path_factory.mktemp("base")).manifest
+    manifest = replace(base, resources=replace(base.resources, gpus=1))
+    fake = FakeGuest(tmp_path_factory.mktemp("wanting"), manifest=manifest)
+
+    def judge(nonce):
+        session = fake.session(nonce)
+        return session.judge(fake.answer(find_last_open(session.challenge())[0]), datetime.now(UTC))
+
+    return manifest, judge(b"1" * 32), judge(b"2" * 32)
+
+
+def test_keys_leave_for_a_guest_with_gpus_once_both_are_verified(wanting, manifests):
+    manifest, guest, other = wanting
+    secrets = Secrets(packs={pack.root_hash: b"p" * 32 for pack in manifest.packs})
+    gpus = judged(guest, manifests, GPU)
+    assert seal(guest, secrets, manifest=manifest, gpus=gpus)
+    for lookalike in (None, SimpleNamespace(report_data=guest.report_data, devices=("x",)), gpus.devices):
+        with pytest.raises(TypeError):
+            seal(guest, secrets, manifest=manifest, gpus=lookalike)
+    with pytest.raises(ValueError, match="another session"):
+        seal(other, secrets, manifest=manifest, gpus=gpus)
+    two = judged(guest, manifests, GPU, NVIDIA.gpu("0002"), policy=LOOSE)
+    with pytest.raises(ValueError, match="not as many"):
+        seal(guest, secrets, manifest=manifest, gpus=two)
 
 
 def test_gpus_are_judged_all_and_in_order(guest, manifests):

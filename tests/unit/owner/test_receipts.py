@@ -37,7 +37,7 @@ class Receipt:
         job = self.guest.job
         job.configure(self.guest.manifest.encode(), certificates=evidence.cert_table)
         packs = {pack.root_hash: b"p" * 32 for pack in self.guest.manifest.packs}
-        job.release(seal(held, Secrets(packs=packs)))
+        job.release(seal(held, Secrets(packs=packs), manifest=self.guest.manifest))
         job.run()
         while job.status()["stage"] != Stage.DONE:
             time.sleep(0.01)

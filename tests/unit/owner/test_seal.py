@@ -43,17 +43,17 @@ def release(guest, sealed):
 
 
 def test_the_guest_opens_what_the_owner_sealed(guest):
-    release(guest, seal(verified(guest), secrets(guest)))
+    release(guest, seal(verified(guest), secrets(guest), manifest=guest.manifest))
     assert guest.opened == secrets(guest).packs
     assert guest.job.status()["stage"] == Stage.UNLOCKED
 
 
 def test_no_secret_stands_in_what_is_sent(guest):
-    sealed = seal(verified(guest), secrets(guest))
+    sealed = seal(verified(guest), secrets(guest), manifest=guest.manifest)
     plain = secrets(guest).encode()
     assert len(sealed) == 32 + len(plain) + 16
     assert not any(plain[at : at + 8] in sealed for at in range(len(plain) - 8))
-    assert seal(verified(guest), secrets(guest)) != sealed
+    assert seal(verified(guest), secrets(guest), manifest=guest.manifest) != sealed
 
 
 def refuses(guest, sealed):
@@ -64,7 +64,7 @@ def refuses(guest, sealed):
 
 
 def test_what_was_sealed_in_another_session_is_refused(guest):
-    old = seal(verified(guest, b"o" * 32), secrets(guest))
+    old = seal(verified(guest, b"o" * 32), secrets(guest), manifest=guest.manifest)
     verified(guest)
     assert refuses(guest, old) is ControlError.SEALED
 
@@ -72,24 +72,24 @@ def test_what_was_sealed_in_another_session_is_refused(guest):
 def test_what_was_sealed_to_another_boot_is_refused(guest, tmp_path):
     other = FakeGuest(tmp_path / "other", manifest=guest.manifest)
     verified(guest)
-    assert refuses(guest, seal(verified(other), secrets(guest))) is ControlError.SEALED
+    assert refuses(guest, seal(verified(other), secrets(guest), manifest=guest.manifest)) is ControlError.SEALED
 
 
 @pytest.mark.parametrize("at", [0, 31, 32, 100, -17, -1])
 def test_a_flipped_bit_is_refused(guest, at):
-    sealed = bytearray(seal(verified(guest), secrets(guest)))
+    sealed = bytearray(seal(verified(guest), secrets(guest), manifest=guest.manifest))
     sealed[at] ^= 1
     assert refuses(guest, bytes(sealed)) is ControlError.SEALED
 
 
 @pytest.mark.parametrize("cut", [slice(0, 0), slice(0, 31), slice(0, 48), slice(0, -1), slice(1, None)])
 def test_a_cut_secret_is_refused(guest, cut):
-    assert refuses(guest, seal(verified(guest), secrets(guest))[cut]) is ControlError.SEALED
+    assert refuses(guest, seal(verified(guest), secrets(guest), manifest=guest.manifest)[cut]) is ControlError.SEALED
 
 
 def test_the_session_and_the_job_are_both_in_the_info(guest):
     held = verified(guest)
-    sealed = seal(held, secrets(guest))
+    sealed = seal(held, secrets(guest), manifest=guest.manifest)
     right = {"report_data": held.report_data, "host_data": held.host_data}
     opened = guest_job._SUITE.decrypt(sealed, guest.keys.hpke, info=release_info(**right))
     assert opened == secrets(guest).encode()
@@ -104,7 +104,13 @@ def test_only_a_verified_guest_is_sealed_to(guest):
     evidence = guest.answer(find_last_open(guest.session().challenge())[0])
     for other in (evidence, SimpleNamespace(**fields), guest.keys, None):
         with pytest.raises(TypeError):
-            seal(other, secrets(guest))
+            seal(other, secrets(guest), manifest=guest.manifest)
+
+
+def test_the_manifest_is_the_one_that_was_launched(guest):
+    other = replace(guest.manifest, salt="00" * 32)
+    with pytest.raises(ValueError, match="another manifest"):
+        seal(verified(guest), secrets(guest), manifest=other)
 
 
 def test_nothing_but_an_appraisal_makes_a_verified_guest(guest):
@@ -123,16 +129,17 @@ def test_the_type_checker_knows_it_too(tmp_path):
     program = tmp_path / "wrong.py"
     program.write_text(
         "from cvmtool.formats.evidence import Evidence\n"
+        "from cvmtool.formats.job import JobManifest\n"
         "from cvmtool.formats.release import Secrets\n"
         "from cvmtool.owner.appraise import VerifiedGuest\n"
         "from cvmtool.owner.seal import seal\n"
         "from cvmtool.owner.verify import AuthenticReport\n"
-        "def right(guest: VerifiedGuest, secrets: Secrets) -> bytes:\n"
-        "    return seal(guest, secrets)\n"
-        "def wrong(evidence: Evidence, secrets: Secrets) -> bytes:\n"
-        "    return seal(evidence, secrets)\n"
-        "def early(report: AuthenticReport, secrets: Secrets) -> bytes:\n"
-        "    return seal(report, secrets)\n"
+        "def right(guest: VerifiedGuest, secrets: Secrets, job: JobManifest) -> bytes:\n"
+        "    return seal(guest, secrets, manifest=job)\n"
+        "def wrong(evidence: Evidence, secrets: Secrets, job: JobManifest) -> bytes:\n"
+        "    return seal(evidence, secrets, manifest=job)\n"
+        "def early(report: AuthenticReport, secrets: Secrets, job: JobManifest) -> bytes:\n"
+        "    return seal(report, secrets, manifest=job)\n"
     )
     result = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent", str(program)],
@@ -141,5 +148,5 @@ def test_the_type_checker_knows_it_too(tmp_path):
         check=False,
     )
     errors = [line for line in result.stdout.splitlines() if "error:" in line]
-    assert [line.split(":")[1] for line in errors] == ["9", "11"], result.stdout
+    assert [line.split(":")[1] for line in errors] == ["10", "12"], result.stdout
     assert all("[arg-type]" in line for line in errors)
