@@ -66,6 +66,12 @@ def show(job: Job, as_json: Json = False) -> None:
         if key == "stages":
             for stage, seconds in value.items():
                 typer.echo(f"{stage:<12} {seconds:8.1f} s")
+        elif key == "attempts":
+            for number, attempt in enumerate(value, start=1):
+                if len(value) > 1 or attempt["cause"]:
+                    keys = sum(session["released"] for session in attempt["sessions"])
+                    ending = printable(attempt["cause"] or "came to its end")
+                    typer.echo(f"attempt {number}    {attempt['started']}: {ending}; keys released {keys} times")
         elif value is not None:
             typer.echo(f"{key:<12} {printable(str(value))}")
 

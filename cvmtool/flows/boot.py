@@ -47,6 +47,8 @@ class BootWatch:
         """
         machine = self._machine
         state = machine.hypervisor.state(machine.name)
+        if state is MachineState.NO_ROOM:
+            return  # it waits, and so do we (cvmtool.flows.guard)
         if state is not MachineState.RUNNING:
             self._stopped(state)
         if machine.directory.read_console():

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cvmtool.config import private_dir, write_atomic
 from cvmtool.errors import ConfigError, FormatError
+from cvmtool.flows.attempts import Attempt, now, parse_attempts
 
 # Names in a job's directory.
 RECORD_FILE = "job.json"
@@ -62,6 +63,8 @@ class JobRecord:
     """Directory of the outputs."""
     stages: dict[str, float] = field(default_factory=dict)
     """Seconds by stage."""
+    attempts: list[Attempt] = field(default_factory=list)
+    """Launches, and the attested sessions of each."""
 
 
 class JobDir:
@@ -75,15 +78,14 @@ class JobDir:
     @classmethod
     def create(cls, jobs_dir: Path, name: str, *, simulated: bool) -> JobDir:
         """Make the directory of a new run."""
-        now = datetime.now(UTC)
-        job_id = f"{name[:40]}-{now:%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        job_id = f"{name[:40]}-{datetime.now(UTC):%m%d-%H%M%S}-{secrets.token_hex(2)}"
         path = private_dir(private_dir(jobs_dir) / job_id)
         record = JobRecord(
             id=job_id,
             name=name,
             simulated=simulated,
             state=JobState.RUNNING,
-            created=now.isoformat(timespec="seconds"),
+            created=now(),
             machine=job_id,
         )
         job = cls(path, record)
@@ -103,7 +105,10 @@ class JobDir:
         self.record.state = state
         self.record.error = error
         self.record.exit_code = exit_code if exit_code is not None else self.record.exit_code
-        self.record.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        self.record.finished = now()
+        for attempt in self.record.attempts:
+            if attempt.ended is None:
+                attempt.end(error)
         self.save()
         if self._lock is not None:
             os.close(self._lock)
@@ -132,7 +137,8 @@ def _parse_record(data: bytes) -> JobRecord:
         or not all(isinstance(seconds, int | float) for seconds in value.get("stages", {}).values())
     ):
         raise FormatError(f"the job's record does not follow {SCHEMA}")
-    return JobRecord(**{**value, "state": JobState(value["state"])})
+    attempts = parse_attempts(value.get("attempts", []))
+    return JobRecord(**{**value, "state": JobState(value["state"]), "attempts": attempts})
 
 
 def _is_held(folder: Path) -> bool:

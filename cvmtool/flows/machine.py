@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from cvmtool.config import Settings, private_dir, resources
 from cvmtool.errors import ConfigError, CvmError, HostError
+from cvmtool.flows.guard import guarded
 from cvmtool.flows.hosts import Host, OpenHost, open_host
 from cvmtool.flows.launch import Launch
 from cvmtool.flows.placing import place
@@ -30,6 +31,7 @@ from cvmtool.flows.reporter import Reporter
 from cvmtool.formats.manifest import Mode
 from cvmtool.host.accelerator import Acceleration, ProbeBoot, probe_kvm
 from cvmtool.host.domain import DomainSpec, render_domain
+from cvmtool.host.events import GONE
 from cvmtool.host.files import LocalFiles
 from cvmtool.host.hypervisor import Hypervisor, MachineState
 from cvmtool.host.live import require_same
@@ -66,15 +68,13 @@ class Machine:
 
     def wait_off(self) -> bool:
         """Wait a while for the guest to power itself off; say whether it did."""
-        end = time.monotonic() + _POWEROFF_SECONDS
-        while time.monotonic() < end:
-            try:
-                if self.hypervisor.state(self.name) is not MachineState.RUNNING:
-                    return True
-            except HostError:
-                return True  # a transient domain is gone when it stops
-            time.sleep(0.1)
-        return False
+        try:
+            with guarded(self.hypervisor, self.name, self.notice) as guard:
+                # The event may have come before anybody listened.
+                off = self.hypervisor.state(self.name) is not MachineState.RUNNING
+                return off or guard.wait_over(_POWEROFF_SECONDS) in GONE
+        except HostError:
+            return True  # a transient domain is gone when it stops
 
     def remove(self) -> None:
         """Stop the machine and delete what the host holds of it. Idempotent; an interruption does not leave half of it.
@@ -155,6 +155,18 @@ def start_machine(
     except BaseException:
         machine.remove()
         raise
+    return replace(machine, started=time.monotonic())
+
+
+def restart_machine(machine: Machine, *, settings: Settings, reporter: Reporter) -> Machine:
+    """Make a machine that died anew on its host, and start it: the same disks, the same launch, another guest.
+
+    Raises:
+        HostError: the host cannot.
+    """
+    _clear(machine.host, machine.name)
+    machine.directory.create()
+    _start(machine, settings, reporter)
     return replace(machine, started=time.monotonic())
 
 

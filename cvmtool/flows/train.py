@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +22,14 @@ from cvmtool.errors import (
     CvmError,
     FormatError,
     FreshnessError,
+    HostError,
     JobError,
     VerificationError,
 )
 from cvmtool.flows.attach import Attached, Challenge, attach
+from cvmtool.flows.attempts import Attempt, SessionNote, now
 from cvmtool.flows.hosts import OpenHost, open_host
+from cvmtool.flows.joblog import JobLog
 from cvmtool.flows.jobs import (
     EVIDENCE_FILE,
     JOB_FILE,
@@ -39,12 +42,13 @@ from cvmtool.flows.jobs import (
     JobDir,
     JobState,
 )
-from cvmtool.flows.machine import Machine, start_machine
+from cvmtool.flows.lifeline import Effort, Lifeline, OtherBootError
+from cvmtool.flows.machine import Machine, restart_machine, start_machine
 from cvmtool.flows.platform import Platform
 from cvmtool.flows.prepare import Prepared
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.flows.results import Fetched, Outcome, bring_home, check_room, read_outcome
-from cvmtool.formats.control import ControlError, LogReader, Op
+from cvmtool.formats.control import ControlError, Op
 from cvmtool.formats.control import Stage as ControlStage
 from cvmtool.formats.idblock import P384Key
 from cvmtool.formats.job import JobManifest
@@ -113,6 +117,7 @@ def train(
     results: Path | None = None,
     boot_seconds: float = BOOT_SECONDS,
     open_host: OpenHost = open_host,
+    effort: Effort | None = None,
 ) -> TrainResult:
     """Run a prepared job and bring its results home. Whatever happens, the machine is gone afterwards.
 
@@ -125,6 +130,7 @@ def train(
         results: where the outputs go; None means `results/JOB-ID` below the working directory.
         boot_seconds: how long the guest may take to answer.
         open_host: opens the host (a test's hostile one).
+        effort: how much is tried when the host fails; None means what the job file says.
 
     Raises:
         AppraisalError, VerificationError, FreshnessError: the guest is not trusted; no key was released.
@@ -147,6 +153,7 @@ def train(
         job.write(JOB_FILE, prepared.file.text.encode("utf-8"))
         job.write(MANIFEST_FILE, manifest.encode())
         job.write(POLICY_FILE, encode_policy(policy).encode("utf-8"))
+        job.record.attempts.append(Attempt(started=now()))
         with ExitStack() as cleanup:
             with timed.stage(Stage.START, "starting the machine"):
                 machine = start_machine(
@@ -156,7 +163,8 @@ def train(
                     reporter=reporter,
                     open_host=open_host,
                 )
-                cleanup.callback(machine.remove)
+                lifeline = _lifeline(machine, effort or Effort(restart=prepared.file.restart), job, settings, timed)
+                cleanup.callback(lifeline.remove)
             challenge = Challenge(
                 keys=prepared.keys,
                 manifest=manifest,
@@ -164,7 +172,10 @@ def train(
                 cases_dir=settings.cases_dir,
                 boot_seconds=boot_seconds,
             )
-            result = _run(machine, challenge, platform, job=job, timed=timed, results=results)
+            log = JobLog(job, reporter)
+            result = lifeline.hold(
+                lambda machine: _run(machine, challenge, platform, log=log, timed=timed, results=results)
+            )
     except BaseException as error:
         job.finish(_state_of(error), error=_message_of(error))
         raise
@@ -172,22 +183,37 @@ def train(
     return result
 
 
+def _lifeline(machine: Machine, effort: Effort, job: JobDir, settings: Settings, timed: _Timed) -> Lifeline:
+    def start_again(gone: Machine) -> Machine:
+        with timed.stage(Stage.START, "starting the machine again"):
+            return restart_machine(gone, settings=settings, reporter=timed.reporter)
+
+    return Lifeline(machine, effort, start_again=start_again, attempts=job.record.attempts, save=job.save)
+
+
 def _run(
-    machine: Machine, challenge: Challenge, platform: Platform, *, job: JobDir, timed: _Timed, results: Path | None
+    machine: Machine, challenge: Challenge, platform: Platform, *, log: JobLog, timed: _Timed, results: Path | None
 ) -> TrainResult:
-    manifest = challenge.manifest
+    """Go from wherever the guest is to the results: at first from its boot, after a lost connection from where it has come to."""
+    job, manifest = log.job, challenge.manifest
     with attach(machine, challenge, platform, stage=timed.stage) as attached:
         job.write(EVIDENCE_FILE, attached.evidence.encode())
-        job.write(VERDICT_FILE, _verdict(attached))
+        job.write(VERDICT_FILE, verdict_document(attached))
+        note, stage = _enter(attached, job)
         timed.reporter.verdict(attached.guest)
         channel = attached.channel
         with timed.stage(Stage.UNLOCK, "releasing the keys"):
-            configure(attached, manifest)
-            release_keys(attached, challenge.keys, manifest)
+            if stage is ControlStage.WAITING:
+                configure(attached, manifest)
+            if stage in {ControlStage.WAITING, ControlStage.CONFIGURED}:
+                note.released = True
+                job.save()  # before they are on their way
+                release_keys(attached, challenge.keys, manifest)
         with timed.stage(Stage.TRAIN, "training"):
             channel.request(Op.RUN)
             # The guest ends the container at its limit; a guest that says nothing long after that says nothing any more.
-            _follow(attached, job, timed.reporter, silence=manifest.limits.seconds + _GRACE_SECONDS)
+            silence = manifest.limits.seconds + _GRACE_SECONDS
+            log.follow(channel.stream(Op.LOGS, offset=log.begin(), silence_seconds=silence))
         with timed.stage(Stage.RESULTS, "fetching results"):
             _await_outputs(channel)
             outcome = _results(channel, manifest)
@@ -205,8 +231,9 @@ def _run(
             )
             write_atomic(folder / RECEIPT_FILE, pretty, mode=0o644)
             job.record.results = str(folder.resolve())
+        with suppress(HostError):  # all that matters is at home, and the machine is taken away in any case
             channel.request(Op.POWEROFF)
-        machine.wait_off()
+            machine.wait_off()
     if outcome.exit_code != 0:
         raise _container_failed(outcome, job)
     if outcome.refused:
@@ -216,6 +243,40 @@ def _run(
             hint=f"what did is in {folder}; cvmtool jobs logs {job.record.id}",
         )
     return TrainResult(job=job, outcome=outcome, outputs=outputs, folder=folder)
+
+
+def _enter(attached: Attached, job: JobDir) -> tuple[SessionNote, ControlStage]:
+    """Note a session in the record; return it, and how far the guest has come.
+
+    Raises:
+        OtherBootError: it is not the guest that this launch began with; nothing was sent to it.
+    """
+    sessions = job.record.attempts[-1].sessions
+    note = SessionNote(nonce=attached.nonce.hex(), boot=attached.evidence.hpke_key.hex())
+    known = {session.boot for session in sessions}
+    sessions.append(note)
+    job.save()
+    if not known:
+        return note, ControlStage.WAITING
+    if note.boot not in known:
+        raise OtherBootError("its host started it again, unasked")
+    return note, agent_stage(attached.channel)
+
+
+def agent_stage(channel: AgentChannel) -> ControlStage:
+    """Ask a guest how far it has come.
+
+    Raises:
+        HostError: the connection broke.
+        FormatError: the answer is malformed.
+    """
+    stage = channel.request(Op.STATUS).get("stage")
+    try:
+        return ControlStage(str(stage))
+    except ValueError as error:
+        raise FormatError(
+            f"status.stage is {str(stage)[:32]!r}; one of {', '.join(ControlStage)} is required"
+        ) from error
 
 
 def configure(attached: Attached, manifest: JobManifest) -> None:
@@ -257,21 +318,9 @@ def _results(channel: AgentChannel, manifest: JobManifest) -> Outcome:
         raise _pack_changed(error) or error from error
 
 
-def _follow(attached: Attached, job: JobDir, reporter: Reporter, *, silence: float) -> None:
-    """Stream the container's output to the terminal and, byte by byte, into the job's record."""
-    reader = LogReader()
-    with (job.path / LOG_FILE).open("wb") as file:
-        (job.path / LOG_FILE).chmod(0o600)
-        for piece in attached.channel.stream(Op.LOGS, offset=0, silence_seconds=silence):
-            file.write(piece)
-            file.flush()
-            for record in reader.feed(piece):
-                reporter.log(record)
-
-
 def _await_outputs(channel: AgentChannel) -> None:
     """Wait while the guest checks and hashes what the container left; the log ends before that does."""
-    while channel.request(Op.STATUS).get("stage") != ControlStage.DONE:
+    while agent_stage(channel) is not ControlStage.DONE:
         time.sleep(0.2)
 
 
@@ -300,7 +349,8 @@ def _container_failed(outcome: Outcome, job: JobDir) -> JobError:
     return error
 
 
-def _verdict(attached: Attached) -> bytes:
+def verdict_document(attached: Attached) -> bytes:
+    """Return what is kept of a verdict: JSON."""
     guest = attached.guest
     verdict = {
         "schema": "cvmtool/verdict/v1",
@@ -335,5 +385,6 @@ class _Timed:
         begun = time.monotonic()
         with self.reporter.stage(stage, text):
             yield
-        self._job.record.stages[stage.value] = round(time.monotonic() - begun, 3)
+        before = self._job.record.stages.get(stage.value, 0.0)  # of an earlier attempt
+        self._job.record.stages[stage.value] = round(before + time.monotonic() - begun, 3)
         self._job.save()

@@ -13,6 +13,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import yaml
@@ -51,6 +52,13 @@ _TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _GUEST_MIB = 224
 
 
+class Restart(StrEnum):
+    """What to do when the machine dies, whatever its host did to it. A refusal is never tried again."""
+
+    NEVER = "never"
+    ON_FAILURE = "on-failure"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFile:
     """A job as its owner describes it."""
@@ -70,6 +78,7 @@ class JobFile:
     """Whether the host may have SMT switched on: its threads share a core's caches, which leak timing."""
     limits: Limits
     network: Network
+    restart: Restart
     text: str = field(repr=False)
 
 
@@ -129,7 +138,8 @@ def parse_job_file(text: str) -> JobFile:
         raise ConfigError("the job file is not YAML", detail=str(error)) from error
     job = _Reader(document, "job")
     job.only(
-        "name", "image", "container", "command", "workdir", "env", "inputs", "outputs", "resources", "network", "limits"
+        *("name", "image", "container", "command", "workdir", "env", "inputs", "outputs", "resources", "network"),
+        *("limits", "restart"),
     )
     name = job.text("name", NAME, "lower-case letters, digits, '.', '_' and '-'")
     container = job.child("container")
@@ -153,6 +163,7 @@ def parse_job_file(text: str) -> JobFile:
         smt=machine.boolean("smt", default=True),
         limits=_limits(job.child("limits", default={}), resources),
         network=Network(network),
+        restart=Restart(job.text("restart", re.compile("|".join(Restart)), "never or on-failure", Restart.NEVER)),
         text=text,
     )
 

@@ -199,11 +199,13 @@ def test_jobs_examples_are_jobs_and_the_defaults_are_those():
         "resources.vcpus": str(least.resources.vcpus),
         "resources.memory": f"{least.resources.memory_mib >> 10}GiB",
         "resources.cpu": least.resources.cpu,
+        "resources.smt": str(least.smt).lower(),
         "limits.pids": str(least.limits.pids),
         "limits.scratch": f"{least.limits.scratch_mib}MiB",
         "limits.outputs": f"{least.limits.outputs_mib}MiB",
         "limits.log": f"{least.limits.log_mib}MiB",
         "limits.time": f"{least.limits.seconds // 3600}h",
+        "restart": least.restart.value,
     }
     assert defaults == spelled
     assert f"all but {least.resources.memory_mib - least.limits.memory_mib} MiB" in page("reference/job.md")

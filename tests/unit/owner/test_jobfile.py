@@ -20,7 +20,7 @@ from cvmtool.formats.job import (
     parse_job_manifest,
 )
 from cvmtool.formats.pack import Role
-from cvmtool.owner.jobfile import MAX_JOB_FILE, parse_job_file
+from cvmtool.owner.jobfile import MAX_JOB_FILE, Restart, parse_job_file
 from tests.samples import DIGEST, JOB_YAML, pack
 from tests.unit.formats.test_wire import JSON
 
@@ -50,6 +50,16 @@ def test_a_job_file_is_read():
     assert read.resources == Resources(vcpus=2, memory_mib=1024, cpu="EPYC-Genoa")
     assert read.network is Network.NONE
     assert read.text == JOB_YAML
+
+
+@pytest.mark.parametrize("word", ["always", "on-failur", "", None, 3, True, ["never"]])
+def test_a_restart_is_never_or_on_failure(word):
+    assert "restart is" in refused({"restart": word}).message or word is None
+
+
+def test_a_job_is_started_again_only_where_that_is_asked_for():
+    assert job().restart is Restart.NEVER
+    assert job(restart="on-failure").restart is Restart.ON_FAILURE
 
 
 def test_what_is_left_out_has_a_stated_value():
