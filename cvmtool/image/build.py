@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvmtool.errors import BuildError, FormatError
+from cvmtool.formats.machine import SHELL_WORD
 from cvmtool.formats.manifest import MAX_VCPUS, Artefact, ImageManifest, Mode
 from cvmtool.image.archive import Archive, UnavailableError, resolve
 from cvmtool.image.bundle import MANIFEST_FILE, Bundle, load_bundle
 from cvmtool.image.initrd import pack_initrd
 from cvmtool.image.lock import Lock, parse_lock
 from cvmtool.image.modules import find_modules
-from cvmtool.image.recipe import Recipe, Request, parse_recipe
+from cvmtool.image.recipe import Recipe, Request, asks_for_packages, extended, parse_recipe
 from cvmtool.image.rootfs import GUEST_FILES, build_rootfs
 from cvmtool.image.sbom import encode_sbom
 from cvmtool.image.store import Store
@@ -54,7 +55,8 @@ class Source:
     """What an image is built from."""
 
     image: Path
-    """The image's folder: image.toml, packages.lock, init, skeleton/, overlay/."""
+    """The image's folder: image.toml, packages.lock, init, skeleton/, overlay/. One that extends another, which lies beside
+    it, holds what differs."""
     package: Path
     """The cvmtool package, whose guest part goes into the image."""
 
@@ -65,7 +67,41 @@ class Source:
             ConfigError: it cannot be used.
             BuildError: it is not there.
         """
-        return parse_recipe(_read(self.image / RECIPE_FILE))
+        *below, own = (_read(folder / RECIPE_FILE) for folder in self.folders)
+        return parse_recipe(own, base=below[0] if below else None)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The image's folder, after that of the image which it extends.
+
+        Raises:
+            ConfigError: the recipe cannot be used.
+            BuildError: it is not there.
+        """
+        base = extended(_read(self.image / RECIPE_FILE))
+        return (self.image,) if base is None else (self.image.parent / base, self.image)
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock: an image that asks for no package of its own has that of the image which it extends.
+
+        Raises:
+            ConfigError: the recipe cannot be used.
+            BuildError: it is not there.
+        """
+        asking = [folder for folder in self.folders if asks_for_packages(_read(folder / RECIPE_FILE))]
+        return (asking or [self.image])[-1] / LOCK_FILE
+
+    @property
+    def init_path(self) -> Path:
+        """The initrd's program: the image's own, or that of the image which it extends.
+
+        Raises:
+            ConfigError: the recipe cannot be used.
+            BuildError: it is not there.
+        """
+        own = self.image / INIT_FILE
+        return own if own.exists() else self.folders[0] / INIT_FILE
 
     def digest(self, lock: bytes) -> str:
         """Return the SHA-256 over everything that a build reads, 64 hex digits.
@@ -73,16 +109,19 @@ class Source:
         The builder's own code counts: another builder may make another image.
         """
         state = hashlib.sha256()
-        files = [path for path in self.image.rglob("*") if path.name != LOCK_FILE]
-        files += [path for part in (*GUEST_FILES, "image", "measure") for path in _python_files(self.package / part)]
-        for path in sorted(path for path in files if path.is_file()):
+        named = {f"package/{path.relative_to(self.package)}": path for path in self._code()}
+        for label, folder in zip(("image", "extended"), reversed(self.folders), strict=False):
+            inside = (path for path in folder.rglob("*") if path.name != LOCK_FILE)
+            named |= {f"{label}/{path.relative_to(folder)}": path for path in inside if path.is_file()}
+        for name, path in sorted(named.items()):
             executable = path.stat().st_mode & 0o100
             data = hashlib.sha256(path.read_bytes()).hexdigest()
-            in_image = path.is_relative_to(self.image)
-            name = path.relative_to(self.image if in_image else self.package)
-            state.update(f"{'image' if in_image else 'package'}/{name} {executable} {data}\n".encode())
+            state.update(f"{name} {executable} {data}\n".encode())
         state.update(lock)
         return state.hexdigest()
+
+    def _code(self) -> list[Path]:
+        return [path for part in (*GUEST_FILES, "image", "measure") for path in _python_files(self.package / part)]
 
 
 def build_image(
@@ -115,7 +154,7 @@ def build_image(
     recipe = source.recipe()
     progress("packages")
     lock = obtain_lock(
-        source.image / LOCK_FILE, recipe.request, store=store, find_archive=find_archive, locked=locked, notice=notice
+        source.lock_path, recipe.request, store=store, find_archive=find_archive, locked=locked, notice=notice
     )
     inputs = source.digest(lock.encode())
     if not force:
@@ -224,7 +263,7 @@ def _assemble(
         progress("root file system")
         rootfs = bundle / ROOTFS_FILE
         build_rootfs(
-            source.image, source.package, recipe, lock, rootfs, store=store, tools=tools, modules=modules, work=work
+            source.folders, source.package, recipe, lock, rootfs, store=store, tools=tools, modules=modules, work=work
         )
         progress("initrd")
         with Tree() as initrd_tree:
@@ -232,7 +271,7 @@ def _assemble(
                 initrd_tree.add_deb(store.path(package))
             cpio = pack_initrd(
                 initrd_tree,
-                init=_read(source.image / INIT_FILE),
+                init=_read(source.init_path),
                 programs=INITRD_PROGRAMS,
                 modules=modules.closure(recipe.initrd_modules),
                 time=time,
@@ -244,8 +283,8 @@ def _assemble(
         (bundle / "OVMF.amdsev.fd").write_bytes(firmware_tree.read(recipe.firmware))
     (bundle / "sbom.spdx.json").write_bytes(encode_sbom(recipe.name, lock, time=time))
     progress("measure")
-    verity = append_tree(rootfs, salt=_salt(lock))
-    production = " ".join([*recipe.cmdline, verity.word()])
+    verity = append_tree(rootfs, salt=_salt(recipe.name, lock))
+    production = " ".join([*recipe.cmdline, *([SHELL_WORD] if recipe.shell else []), verity.word()])
     manifest = measure_bundle(bundle, recipe, production, lock=lock, inputs=inputs, release=modules.release)
     (bundle / MANIFEST_FILE).write_bytes(manifest.encode())
 
@@ -319,9 +358,9 @@ def _only(tree: Tree, glob: str) -> bytes:
     return tree.read(found[0])
 
 
-def _salt(lock: Lock) -> bytes:
+def _salt(name: str, lock: Lock) -> bytes:
     # Derived from the inputs: a salt must differ between images, and must not differ between builds of one.
-    return hashlib.sha256(_SALT_LABEL + lock.encode()).digest()
+    return hashlib.sha256(_SALT_LABEL + f"/{name}\n".encode() + lock.encode()).digest()
 
 
 def _artefact(path: Path) -> Artefact:

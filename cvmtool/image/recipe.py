@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cvmtool.errors import ConfigError
+from cvmtool.formats.pack import NAME
 
 ROLES = ("rootfs", "initrd", "kernel", "firmware", "extra", "tools")
 
@@ -71,6 +72,8 @@ class Recipe:
     """One guest image."""
 
     name: str
+    shell: bool
+    """Whether a guest of this image may give its owner a shell; the measured command line says so."""
     source_date_epoch: int
     """Seconds; the time stamp of every file."""
     cmdline: tuple[str, ...]
@@ -118,6 +121,13 @@ class Table:
             raise ConfigError(f"{self._where}.{key} holds something that is not a word")
         return tuple(items)
 
+    def flag(self, key: str) -> bool:
+        """Take true or false; false where it is absent."""
+        item = self._value.pop(key, False)
+        if not isinstance(item, bool):
+            raise ConfigError(f"{self._where}.{key} is a {type(item).__name__}; true or false is required")
+        return item
+
     def table(self, key: str, *, optional: bool = False) -> Table:
         """Take a table."""
         return Table(self._take(key, dict, {} if optional else None), f"{self._where}.{key}")
@@ -144,25 +154,70 @@ def parse_toml(data: bytes, where: str) -> Table:
     Raises:
         ConfigError: not TOML.
     """
+    return Table(_load(data, where), where)
+
+
+def _load(data: bytes, where: str) -> dict[str, Any]:
     try:
-        return Table(tomllib.loads(data.decode("utf-8")), where)
+        return tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not TOML: {error}") from error
 
 
-def parse_recipe(data: bytes) -> Recipe:
-    """Read an image's `image.toml`.
+def extended(data: bytes) -> str | None:
+    """Return the name of the image that an `image.toml` extends.
 
     Raises:
-        ConfigError: not TOML, a key is missing or unknown, or has another type.
+        ConfigError: not TOML, or not the name of an image.
     """
-    top = parse_toml(data, "image.toml")
+    name = _load(data, "image.toml").get("extends")
+    if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise ConfigError(f"image.toml.extends is {name!r}; the name of an image is required")
+    return name
+
+
+def asks_for_packages(data: bytes) -> bool:
+    """Say whether an `image.toml` names packages or wheels, so that it takes a lock of its own to answer it.
+
+    Raises:
+        ConfigError: not TOML.
+    """
+    return not {"packages", "wheels"}.isdisjoint(_load(data, "image.toml"))
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Lay one table over another: tables are merged, lists appended, all else replaced."""
+    merged = dict(base)
+    for key, value in own.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            merged[key] = _merged(below, value)
+        elif isinstance(below, list) and isinstance(value, list):
+            merged[key] = below + value
+        else:
+            merged[key] = value
+    return merged
+
+
+def parse_recipe(data: bytes, *, base: bytes | None = None) -> Recipe:
+    """Read an image's `image.toml`, laid over that of the image which it extends.
+
+    Raises:
+        ConfigError: not TOML, a key is missing or unknown, or has another type; `base` extends another image itself.
+    """
+    value = _load(data, "image.toml")
+    if base is not None:
+        below = _load(base, "image.toml")
+        value.pop("extends", None)
+        value = _merged(below, value)
+    top = Table(value, "image.toml")
     request = take_request(top, roles=ROLES)
     kernel = top.table("kernel")
     firmware = top.table("firmware")
     rootfs = top.table("rootfs")
     recipe = Recipe(
         name=top.text("name"),
+        shell=top.flag("shell"),
         source_date_epoch=top.number("source_date_epoch"),
         cmdline=_cmdline(top.words("cmdline")),
         cpus=top.words("cpus"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from cvmtool.errors import BuildError
 from cvmtool.formats.manifest import Artefact
 from cvmtool.image.archive import Archive
-from cvmtool.image.build import LOCK_FILE, Source, build_image
+from cvmtool.image.build import Source, build_image
 from cvmtool.image.bundle import Bundle
 from cvmtool.image.initrd import list_cpio
 from cvmtool.image.lock import parse_lock
@@ -57,7 +57,7 @@ def reproduce_bundle(
     Raises:
         BuildError: it cannot be built again.
     """
-    lock_path = source.image / LOCK_FILE
+    lock_path = source.lock_path
     with tempfile.TemporaryDirectory(prefix="cvmtool-reproduce-") as name:
         work = Path(name)
         again = build_image(

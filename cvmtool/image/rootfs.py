@@ -26,7 +26,7 @@ _PYTHON = ("usr/lib/python3", "usr/lib/python3.13", "usr/lib/cvmtool")
 
 
 def build_rootfs(
-    image: Path,
+    folders: tuple[Path, ...],
     package: Path,
     recipe: Recipe,
     lock: Lock,
@@ -37,7 +37,7 @@ def build_rootfs(
     modules: Modules,
     work: Path,
 ) -> None:
-    """Write the squashfs of a guest image.
+    """Write the squashfs of a guest image. `folders`: those of the image, each laid over the ones before.
 
     Raises:
         BuildError: a part is missing, two parts collide, or a library is missing.
@@ -63,8 +63,9 @@ def build_rootfs(
                 tree.add_files(package / part, f"{GUEST_ROOT}/{part}")
             else:
                 tree.add_file(f"{GUEST_ROOT}/{part}", (package / part).read_bytes())
-        for folder in ("skeleton", "overlay"):
-            tree.add_files(image / folder)
+        for folder in folders:
+            for part in ("skeleton", "overlay"):
+                tree.add_files(folder / part)
         _add_modules(tree, recipe, modules, tools, work)
         add_byte_code(tree, _PYTHON, tools=tools, work=work / "python")
         check(tree)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cvmtool.errors import ConfigError
-from cvmtool.image.recipe import parse_recipe
+from cvmtool.image.recipe import asks_for_packages, extended, parse_recipe
 from cvmtool.measure.vmsa import cpu_signature
 
 PATH = Path(__file__).parents[3] / "images/base/image.toml"
@@ -59,3 +59,48 @@ def test_the_lock_in_the_repository_answers_the_recipe() -> None:
 
     lock = parse_lock((PATH.parent / "packages.lock").read_bytes())
     assert lock.request == parse_recipe(RECIPE).request.digest()
+
+
+# ---- an image that extends another ----------------------------------------------------------------------------------
+
+OPERATOR = (PATH.parents[1] / "operator/image.toml").read_bytes()
+
+
+def test_the_operator_image_is_the_base_image_and_a_shell() -> None:
+    base, operator = parse_recipe(RECIPE), parse_recipe(OPERATOR, base=RECIPE)
+    assert (extended(RECIPE), extended(OPERATOR)) == (None, "base")
+    assert (base.shell, operator.shell) == (False, True)
+    assert operator.name == "operator"
+    assert operator.request == base.request
+    assert operator.rootfs.busybox[: len(base.rootfs.busybox)] == base.rootfs.busybox
+    assert len(set(operator.rootfs.busybox)) == len(operator.rootfs.busybox) > len(base.rootfs.busybox)
+    assert operator.rootfs.links == {**base.rootfs.links, "volumes": "/run/cvmtool/volumes"}
+    assert (operator.cmdline, operator.rootfs_modules) == (base.cmdline, base.rootfs_modules)
+
+
+def test_an_image_that_asks_for_nothing_has_the_lock_of_the_other() -> None:
+    assert asks_for_packages(RECIPE)
+    assert not asks_for_packages(OPERATOR)
+    assert asks_for_packages(OPERATOR + b'[packages.rootfs]\ninclude = ["bash"]')
+
+
+def test_packages_are_added_to_those_of_the_other() -> None:
+    recipe = parse_recipe(OPERATOR + b'[packages.rootfs]\ninclude = ["bash"]', base=RECIPE)
+    assert recipe.request.roles["rootfs"].include == (*parse_recipe(RECIPE).request.roles["rootfs"].include, "bash")
+
+
+@pytest.mark.parametrize("name", [b'"../base"', b"1", b'""', b'["base"]'])
+def test_what_is_no_image_is_not_extended(name: bytes) -> None:
+    with pytest.raises(ConfigError, match="extends"):
+        extended(b"extends = " + name)
+
+
+def test_an_image_that_extends_another_is_not_extended_itself() -> None:
+    with pytest.raises(ConfigError, match="extends"):
+        parse_recipe(OPERATOR, base=b'extends = "third"\n' + RECIPE)
+
+
+@pytest.mark.parametrize("value", [b"1", b'"yes"'])
+def test_whether_there_is_a_shell_is_true_or_false(value: bytes) -> None:
+    with pytest.raises(ConfigError, match="shell"):
+        parse_recipe(OPERATOR.replace(b"shell = true", b"shell = " + value), base=RECIPE)
