@@ -40,6 +40,7 @@ qemu-system-x86|1:9.2|runs the guests
 libvirt-daemon|11.0|starts and stops them
 libvirt-daemon-driver-qemu|11.0|lets libvirt drive QEMU
 libvirt-dev|11.0|the binding libvirt-python is compiled against it
+openssh-client|-|lets libvirt reach remote hosts
 gcc|-|compiles that binding
 libc6-dev|-|compiles that binding
 pkg-config|-|finds libvirt for that binding

@@ -351,9 +351,11 @@ class Hypervisor:
         """
         domain = self._lookup(name)
         try:
-            return StreamPump(self._libvirt, self._connection, domain, port).outside
+            pump = StreamPump(self._libvirt, self._connection, domain, port)
         except self._libvirt.libvirtError as error:
             raise self._failure(f"open the port {port}", error) from error
+        pump.end_with_connection(self.events, name)
+        return pump.outside
 
     def monitor(self, name: str, command: str) -> str:
         """Run a human monitor command (dry runs only: what a processor's registers show is nobody's secret there).

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import ModuleType
 from typing import Any
+
+from cvmtool.host.events import Event, Events, Happening
 
 
 class StreamPump:
@@ -28,11 +30,23 @@ class StreamPump:
         self._from_guest = b""
         self._over = False
         self._lock = threading.RLock()
+        self._listening = ExitStack()
         with self._lock:
             self._handle = libvirt.virEventAddHandle(
                 self._inside.fileno(), libvirt.VIR_EVENT_HANDLE_READABLE, self._on_socket, None
             )
             self._stream.eventAddCallback(libvirt.VIR_STREAM_EVENT_READABLE | self._hangup, self._on_stream, None)
+
+    def end_with_connection(self, events: Events, name: str) -> None:
+        """End when the connection does: libvirt tells a stream nothing of that, and its reader would wait for ever."""
+        with self._lock:
+            if not self._over:
+                self._listening.enter_context(events.listen(name, self._on_event))
+
+    def _on_event(self, event: Event) -> None:
+        with self._lock:
+            if event.what is Happening.DISCONNECTED and not self._over:
+                self._stop(clean=False)
 
     def _on_stream(self, _stream: object, events: int, _opaque: object) -> None:
         with self._lock:
@@ -92,6 +106,7 @@ class StreamPump:
 
     def _stop(self, *, clean: bool) -> None:
         self._over = True
+        self._listening.close()
         self._libvirt.virEventRemoveHandle(self._handle)
         with suppress(self._libvirt.libvirtError):
             self._stream.eventRemoveCallback()
