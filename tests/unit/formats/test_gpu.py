@@ -1,11 +1,16 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
+import json
+from dataclasses import replace
 
 import pytest
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.gpu import MAX_GPUS, GpuEvidence, gpu_nonce, parse_gpu_evidence
+from cvmtool.formats.job import parse_job_manifest
+from cvmtool.formats.wire import canonical_json
+from tests import samples
 
 DATA = bytes(range(64))
 ONE = GpuEvidence(report=b"report", certificates=b"pem", devtools=False)
@@ -45,3 +50,19 @@ def test_what_is_written_is_read_back():
 def test_another_shape_is_refused(value):
     with pytest.raises(FormatError):
         parse_gpu_evidence(value)
+
+
+def test_a_manifest_names_gpus_where_there_are_any():
+    manifest = samples.manifest()
+    assert b'"gpus"' not in manifest.encode()
+    wanting = replace(manifest, resources=replace(manifest.resources, gpus=MAX_GPUS))
+    assert parse_job_manifest(wanting.encode()) == wanting
+    assert wanting.host_data != manifest.host_data
+
+
+@pytest.mark.parametrize("gpus", [0, MAX_GPUS + 1, -1, True, "1"])
+def test_a_number_of_gpus_that_no_guest_has_is_refused(gpus):
+    document = json.loads(samples.manifest().encode())
+    document["resources"]["gpus"] = gpus
+    with pytest.raises(FormatError):
+        parse_job_manifest(canonical_json(document))

@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvmtool.errors import FormatError, FreshnessError, HostError
+from cvmtool.formats.certtable import CertKind, parse_cert_table
+from cvmtool.formats.report import parse_report
 from cvmtool.guest import device
+from tests.fakes.tsm import ABSENT, FakeTsm, fails
 from tests.unit.guest.samples import REPORT_BYTES, report
 from tests.vectors import need, read
 
@@ -41,72 +44,6 @@ def paths(tmp_path):
     )
 
 
-class FakeTsm:
-    """/sys/kernel/config/tsm/report, as Documentation/ABI/testing/configfs-tsm-report describes it."""
-
-    def __init__(self, *, auxblob=b"", provider="sev_guest", floor=0, outblob=None):
-        self.auxblob, self.provider, self.floor, self.outblob = auxblob, provider, floor, outblob
-        self.entries = {}
-        self.made = 0
-        self.other_writer = lambda entry: None
-
-    def is_dir(self):
-        return True
-
-    def __truediv__(self, name):
-        return FakeEntry(self, name)
-
-
-class FakeEntry:
-    def __init__(self, tsm, name):
-        self.tsm, self.name = tsm, name
-        self.generation, self.inblob = 0, b""
-
-    def mkdir(self):
-        assert self.name not in self.tsm.entries
-        self.tsm.entries[self.name] = self
-        self.tsm.made += 1
-
-    def rmdir(self):
-        del self.tsm.entries[self.name]
-
-    def __truediv__(self, attribute):
-        assert self.name in self.tsm.entries
-        return FakeAttribute(self, attribute)
-
-
-class FakeAttribute:
-    def __init__(self, entry, name):
-        self.entry, self.name = entry, name
-
-    def write_text(self, text, encoding):
-        self.write_bytes(text.encode(encoding))
-
-    def write_bytes(self, data):
-        entry = self.entry
-        if self.name == "privlevel":
-            if int(data) < entry.tsm.floor:
-                raise OSError(errno.EINVAL, "privlevel below the floor")
-        elif self.name == "inblob":
-            assert len(data) == 64
-            entry.inblob = data
-        else:
-            raise PermissionError(self.name)
-        entry.generation += 1
-
-    def read_text(self, encoding):
-        return {"generation": f"{self.entry.generation}\n", "provider": f"{self.entry.tsm.provider}\n"}[self.name]
-
-    def read_bytes(self):
-        tsm = self.entry.tsm
-        if self.name == "auxblob":
-            if tsm.auxblob is None:
-                raise FileNotFoundError(self.name)
-            return tsm.auxblob
-        tsm.other_writer(self.entry)
-        return tsm.outblob or report(self.entry.inblob, HOST)
-
-
 def use(paths, **changes):
     fields = {name: getattr(paths, name) for name in device.Paths.__slots__}
     return device.Paths(**{**fields, **changes})
@@ -116,45 +53,143 @@ def test_configfs_gives_report_and_certificates(paths):
     tsm = FakeTsm(auxblob=b"table")
     raw = device.get_report(DATA, use(paths, tsm=tsm))
     assert (raw.report_data, raw.host_data, raw.cert_table) == (DATA, HOST, b"table")
-    assert tsm.entries == {}
+    assert (tsm.entries, tsm.made, tsm.reports) == ({}, 1, 1)
 
 
-@pytest.mark.parametrize("auxblob", [None, b"", b"x" * 32_769], ids=["absent", "empty", "too much"])
+@pytest.mark.parametrize("auxblob", [ABSENT, b"", b"x" * 32_769], ids=["absent", "empty", "too much"])
 def test_certificates_are_a_convenience(paths, auxblob):
     assert device.get_report(DATA, use(paths, tsm=FakeTsm(auxblob=auxblob))).cert_table == b""
 
 
 def test_each_request_has_a_directory_of_its_own(paths):
-    tsm = FakeTsm()
-    names = []
-    tsm.other_writer = lambda entry: names.append(entry.name)
-    device.get_report(DATA, use(paths, tsm=tsm))
-    device.get_report(DATA, use(paths, tsm=tsm))
-    assert len(set(names)) == 2
+    names = set()
+    tsm = FakeTsm(before=lambda entry, attribute, verb: names.add(entry.name))
+    for _ in range(3):
+        device.get_report(DATA, use(paths, tsm=tsm))
+    assert len(names) == 3
 
 
-def test_report_that_another_writer_may_have_changed_is_asked_for_again(paths):
-    tsm = FakeTsm()
+def once(attribute, verb, act):
+    """Do something ahead of the first such access."""
+    left = [act]
 
-    def interfere_once(entry):
-        if tsm.made == 1:
-            entry.generation += 1
+    def before(entry, name, how):
+        if left and (name, how) == (attribute, verb):
+            left.pop()(entry)
 
-    tsm.other_writer = interfere_once
-    assert device.get_report(DATA, use(paths, tsm=tsm)).report_data == DATA
-    assert tsm.made == 2
+    return before
+
+
+def failing(code):
+    def act(_entry):
+        raise fails(code)
+
+    return act
+
+
+OTHERS = bytes(64)
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"provider": "tdx_guest"}, {"floor": 1}, {"outblob": report(bytes(64), HOST)}, {"outblob": b"short"}],
-    ids=["another processor", "privilege floor", "another request's report", "another size"],
+    ("attribute", "verb"),
+    [("inblob", "write"), ("outblob", "read"), ("auxblob", "read")],
+    ids=["between our writes", "between write and read", "between the two blobs"],
 )
-def test_configfs_that_does_not_answer_is_given_up_after_five_attempts(paths, changes):
+@pytest.mark.parametrize("data", [DATA, OTHERS], ids=["the same", "another"])
+def test_what_another_writer_may_have_changed_is_asked_for_again(paths, attribute, verb, data):
+    """The generation tells, even where the report itself would not."""
+    tsm = FakeTsm(before=once(attribute, verb, lambda entry: entry.write("inblob", data)))
+    assert device.get_report(DATA, use(paths, tsm=tsm)).report_data == DATA
+    assert (tsm.made, tsm.entries) == (2, {})
+
+
+def test_a_writer_who_never_rests_ends_it(paths):
+    def rival(entry, attribute, verb):
+        if (attribute, verb) == ("outblob", "read"):
+            entry.write("inblob", OTHERS)
+
+    tsm = FakeTsm(before=rival)
+    with pytest.raises(HostError) as caught:
+        device.get_report(DATA, use(paths, tsm=tsm))
+    assert "generation went from 0 to 3; 2 is required" in caught.value.detail
+    assert (tsm.made, tsm.entries) == (5, {})
+
+
+@pytest.mark.parametrize(
+    ("attribute", "verb", "code"),
+    [
+        ("", "mkdir", errno.EEXIST),
+        ("provider", "read", errno.EIO),
+        ("privlevel", "write", errno.EBUSY),
+        ("inblob", "write", errno.EBUSY),
+        ("inblob", "write", errno.EINTR),
+        ("outblob", "read", errno.EWOULDBLOCK),
+        ("outblob", "read", errno.EIO),
+        ("outblob", "read", errno.ENOTTY),
+        ("generation", "read", errno.EIO),
+    ],
+)
+def test_a_failure_is_tried_again_and_a_lasting_one_given_up(paths, attribute, verb, code):
+    passing = FakeTsm(before=once(attribute, verb, failing(code)))
+    assert device.get_report(DATA, use(paths, tsm=passing)).report_data == DATA
+    assert passing.entries == {}
+
+    def always(entry, name, how):
+        if (name, how) == (attribute, verb):
+            raise fails(code)
+
+    lasting = FakeTsm(before=always)
+    with pytest.raises(HostError) as caught:
+        device.get_report(DATA, use(paths, tsm=lasting))
+    assert os.strerror(code) in caught.value.detail
+    assert lasting.entries == {}, "no instance is left in the kernel"
+
+
+def test_certificates_that_fail_to_come_cost_nothing(paths):
+    tsm = FakeTsm(auxblob=b"table", before=once("auxblob", "read", failing(errno.EIO)))
+    assert device.get_report(DATA, use(paths, tsm=tsm)).cert_table == b""
+    assert tsm.made == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"provider": "tdx_guest"}, HostError),
+        ({"provider": "sev_guest2"}, HostError),
+        ({"floor": 1}, HostError),
+        ({"make": lambda _: report(OTHERS, HOST)}, FreshnessError),
+        ({"make": lambda _: b"short"}, HostError),
+        ({"make": lambda inblob: report(inblob, HOST) + b"x"}, HostError),
+    ],
+    ids=["another processor", "no provider of ours", "privilege floor", "another's report", "too short", "too long"],
+)
+def test_configfs_that_does_not_answer_is_given_up_after_five_attempts(paths, changes, error):
     tsm = FakeTsm(**changes)
-    with pytest.raises(FreshnessError if changes.get("outblob") == report(bytes(64), HOST) else HostError):
+    with pytest.raises(error):
         device.get_report(DATA, use(paths, tsm=tsm))
     assert (tsm.made, tsm.entries) == (5, {})
+
+
+def test_the_fake_keeps_the_kernels_rules():
+    """So that the tests above are about the guest, and not about a double that lets everything pass."""
+    tsm = FakeTsm()
+    entry = tsm / "x"
+    entry.mkdir()
+    with pytest.raises(OSError, match=os.strerror(errno.EEXIST)):
+        (tsm / "x").mkdir()
+    for attribute, data in (("inblob", b""), ("inblob", bytes(65)), ("privlevel", b"4")):
+        with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+            (entry / attribute).write_bytes(data)
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        (entry / "outblob").read_bytes()
+    assert (entry / "generation").read_text("ascii") == "0\n"
+    (entry / "inblob").write_bytes(DATA)
+    first = (entry / "outblob").read_bytes()
+    assert (entry / "outblob").read_bytes() == first
+    assert tsm.reports == 1
+    (entry / "privlevel").write_text("0", "ascii")
+    assert (entry / "outblob").read_bytes() == first
+    assert (tsm.reports, (entry / "generation").read_text("ascii")) == (2, "2\n")
 
 
 def test_configfs_that_fails_is_never_replaced_by_the_simulated_port(paths):
@@ -166,12 +201,22 @@ def test_configfs_that_fails_is_never_replaced_by_the_simulated_port(paths):
 
 @pytest.mark.vectors
 def test_real_configfs_blobs(paths):
+    """A processor's own answer to the one question that it answers, with the certificates that its host gave."""
     need()
     outblob, auxblob = read("veraison/tsm-outblob.bin"), read("veraison/tsm-auxblob-certtable.bin")
-    raw = device.get_report(outblob[0x50:0x90], use(paths, tsm=FakeTsm(outblob=outblob, auxblob=auxblob)))
+    asked = outblob[0x50:0x90]
+    tsm = FakeTsm(auxblob=auxblob, make=lambda inblob: outblob if inblob == asked else report(inblob, HOST))
+    raw = device.get_report(asked, use(paths, tsm=tsm))
     assert (raw.report, raw.cert_table) == (outblob, auxblob)
+    assert parse_report(raw.report).report_data == asked
+    assert parse_cert_table(raw.cert_table).get(CertKind.VCEK) is not None
     padded = auxblob.ljust(16_384, b"\0")
     assert device._trim_table(padded) == auxblob
+
+    replayed = FakeTsm(make=lambda _: outblob)
+    with pytest.raises(FreshnessError):
+        device.get_report(DATA, use(paths, tsm=replayed))
+    assert replayed.entries == {}
 
 
 class FakeDriver:

@@ -6,16 +6,27 @@ import ctypes
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
+from cvmtool.formats.channel import Open
 from cvmtool.formats.control import ControlError
-from cvmtool.formats.gpu import gpu_nonce
+from cvmtool.formats.gpu import gpu_nonce, parse_gpu_evidence
+from cvmtool.formats.release import Secrets, release_info
+from cvmtool.guest.attest import Attested
+from cvmtool.guest.console import Console
 from cvmtool.guest.gpu import accept_work, collect_gpu_evidence
+from cvmtool.guest.keys import BootKeys
+from cvmtool.guest.life import Life
 from cvmtool.guest.refusal import RefusedError
 from cvmtool.owner.gpu import verify_gpu
 from tests.fakes.nvidia import NOW, FakeNvidia
+from tests.unit.guest import samples
 
 pynvml = pytest.importorskip("pynvml")
 
@@ -110,3 +121,65 @@ def test_a_driver_that_is_not_there_is_said(monkeypatch):
 def test_an_image_without_the_binding_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "no driver for GPUs" in refused(accept_work)
+
+
+class Role(SimpleNamespace):
+    """A job that takes its keys."""
+
+    def release(self, _secrets, _attested):
+        self.opened = True
+        return {"tools": 1}
+
+
+@pytest.fixture
+def life():
+    """A guest that is configured for a job with one GPU, and that job."""
+    base = samples.manifest()
+    keys = BootKeys()
+    owner = bytes.fromhex(base.owner_key)
+    manifest = replace(base, resources=replace(base.resources, gpus=1))
+    challenge = Open(nonce=b"n" * 32, owner_key=owner, manifest_sha256=manifest.sha256)
+    attested = Attested(challenge=challenge, evidence=None, report_data=SESSION, host_data=manifest.host_data)
+    role = Role(opened=False)
+    made = Life(
+        keys, lambda: attested, Console(Path("/dev/null")), make_job=lambda *_: role, make_machine=lambda *_: role
+    )
+    made.seal = lambda: Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM).encrypt(
+        Secrets(packs={"ab" * 32: b"p" * 32}).encode(),
+        X25519PublicKey.from_public_bytes(keys.hpke_key),
+        release_info(report_data=SESSION, host_data=manifest.host_data),
+    )
+    made.configured = lambda: made.configure(manifest.encode(), certificates=b"")
+    made.role = role
+    return made
+
+
+def test_the_guest_shows_its_gpus_once_it_knows_its_job(life, driver):
+    plug(driver, NVIDIA.gpu())
+    with pytest.raises(RefusedError) as early:
+        life.gpu_evidence()
+    assert early.value.error is ControlError.ORDER
+    life.configured()
+    (entry,) = parse_gpu_evidence(life.gpu_evidence())
+    assert verify_gpu(entry, report_data=SESSION, index=0, at=NOW, roots=NVIDIA.roots)
+
+
+def test_the_gpus_take_work_with_the_keys_and_not_before(life, driver):
+    plug(driver, NVIDIA.gpu())
+    life.configured()
+    life.gpu_evidence()
+    with pytest.raises(RefusedError):
+        life.release(bytes(64))
+    assert (driver / "state").read_bytes()[2] == 0
+    life.release(life.seal())
+    assert life.role.opened
+    assert (driver / "state").read_bytes()[2] == 1
+
+
+def test_a_guest_whose_image_has_no_driver_opens_nothing(life, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    life.configured()
+    with pytest.raises(RefusedError) as refusal:
+        life.release(life.seal())
+    assert refusal.value.error is ControlError.GPU
+    assert not life.role.opened

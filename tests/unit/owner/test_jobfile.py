@@ -103,6 +103,17 @@ def test_smt_is_true_or_false(written):
         parse_job_file(JOB_YAML.replace("cpu: EPYC-Genoa", f"cpu: EPYC-Genoa, smt: {written}"))
 
 
+@pytest.mark.parametrize(("written", "gpus"), [("", 0), (", gpus: 0", 0), (", gpus: 8", 8)])
+def test_a_job_says_how_many_gpus_it_wants(written, gpus):
+    assert parse_job_file(JOB_YAML.replace("cpu: EPYC-Genoa", f"cpu: EPYC-Genoa{written}")).resources.gpus == gpus
+
+
+@pytest.mark.parametrize("written", ["9", "-1", "all", "true"])
+def test_no_guest_has_another_number_of_gpus(written):
+    with pytest.raises(ConfigError, match=r"resources\.gpus is .*; a number from 0 to 8 is required"):
+        parse_job_file(JOB_YAML.replace("cpu: EPYC-Genoa", f"cpu: EPYC-Genoa, gpus: {written}"))
+
+
 def test_an_unknown_key_that_is_near_nothing_gets_the_list():
     assert "known keys: name, image" in refused({"zzzzzz": 1}).hint
 
