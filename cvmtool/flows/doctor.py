@@ -82,17 +82,38 @@ def examine(
     """
     step("asking libvirt")
     opened = _open(settings, reach)
+    try:
+        seen, uri = _look(opened, settings, dry_run=dry_run, step=step)
+    finally:
+        if isinstance(opened, Host):
+            opened.close()
+    found = diagnose(seen, dry_run=dry_run)
+    return Examination(
+        host=uri,
+        lines=tuple(_told(line) for line in found.lines),
+        best=found.best.value if found.best else None,
+        obstacles={use.value: _told(line) for use, line in found.obstacles.items()},
+    )
+
+
+def _look(
+    opened: Host | CvmError, settings: Settings, *, dry_run: bool, step: Callable[[str], None]
+) -> tuple[Seen, str]:
+    """Gather everything; return it, and the URI that the host is reached by."""
     remote = isinstance(opened, Host) and not opened.local
     uri = opened.uri if isinstance(opened, Host) else settings.host or "libvirt"
     libvirt = claim(uri, lambda: _ask_libvirt(opened))
     step("reading what the host says of itself")
     view = _view(opened)
     host = probe(view, store=opened.machines if isinstance(opened, Host) else str(settings.machines_dir.absolute()))
+    # An account that the host does not tell may open what everybody may.
+    uid, groups = claim("id", lambda: account(view)).value or (-1, frozenset())
     step("running a guest of 134 bytes")
     trials = _try(host, remote=remote)
-    step("asking AMD's key service")
-    # Who is known to be nobody may open what everybody may.
-    uid, groups = claim("id", lambda: account(view)).value or (-1, frozenset())
+    key_service: Claim[str] = Claim(source=AMD_URL, problem="not asked")
+    if not dry_run:
+        step("asking AMD's key service")
+        key_service = _ask_key_service()
     owner = OwnerSide(
         # libvirt's system daemon opens what is closed to this user.
         uid=0 if uri.partition("?")[0].endswith("/system") else uid,
@@ -101,19 +122,11 @@ def examine(
         libvirt=libvirt,
         firmware=image_firmware(settings.bundles_dir),
         shortfalls=tcb_shortfalls(trials.platform.value, host.cpu.value.cpuid if host.cpu.value else None),
-        key_service=Claim(source=AMD_URL, problem="not asked") if dry_run else _ask_key_service(),
+        key_service=key_service,
         memory_mib=LEAST_MEMORY_MIB,
         disk_bytes=LEAST_DISK_BYTES,
     )
-    if isinstance(opened, Host):
-        opened.close()
-    found = diagnose(Seen(host=host, trials=trials, owner=owner), dry_run=dry_run)
-    return Examination(
-        host=uri,
-        lines=tuple(_told(line) for line in found.lines),
-        best=found.best.value if found.best else None,
-        obstacles={use.value: _told(line) for use, line in found.obstacles.items()},
-    )
+    return Seen(host=host, trials=trials, owner=owner), uri
 
 
 def _told(line: Line) -> Told:
@@ -150,8 +163,11 @@ def _view(opened: Host | CvmError) -> HostView:
     from cvmtool.host.remote import RemoteFiles
 
     if not isinstance(opened.files, RemoteFiles):
-        raise HostError(f"the files of {opened.name} cannot be looked at from here")
-    return DistantView(opened.files.connection)
+        raise HostError(f"the files of {opened.name} cannot be looked at")
+    try:
+        return DistantView(opened.files.connection)
+    except OSError as error:
+        raise HostError(f"the files of {opened.name} cannot be looked at", detail=str(error)) from error
 
 
 def _ask_libvirt(opened: Host | CvmError) -> Libvirt:

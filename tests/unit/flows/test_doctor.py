@@ -102,9 +102,11 @@ def test_the_connection_is_closed(tmp_path):
     assert libvirt.closed == 1
 
 
-def test_a_host_whose_files_are_nowhere_is_an_error(tmp_path):
+def test_a_host_whose_files_are_nowhere_is_an_error_and_let_go(tmp_path):
+    libvirt = Libvirt()
     with pytest.raises(HostError, match="cannot be looked at"):
-        examine(lambda settings: host(Libvirt(), tmp_path, local=False))
+        examine(lambda settings: host(libvirt, tmp_path, local=False))
+    assert libvirt.closed == 1
 
 
 def test_this_machine_without_libvirt_is_still_read(tmp_path):

@@ -175,6 +175,8 @@ def test_kvm_that_was_switched_off_is_shown_where():
 def test_a_processor_without_virtualisation_is_sent_to_the_bios():
     cpu = replace(HEALTHY.host.cpu.value, flags=frozenset({"sme"}))
     assert "SVM Mode" in stack.kvm_device(host(cpu=cpu, dev_kvm=MISSING)).remedy
+    assert stack.kvm_device(host(dev_kvm=MISSING)).remedy == "modprobe kvm_amd"
+    assert stack.kvm_device(host(cpu=NOTHING, dev_kvm=MISSING)).remedy == "modprobe kvm_amd"
 
 
 def test_nothing_is_promised_of_a_host_that_shows_nothing():
