@@ -381,3 +381,107 @@ def test_certificates_come_from_the_table_alone():
     assert verify_report(
         evidence.report, certificates_of(parse_cert_table(evidence.cert_table)), root, datetime.now(UTC)
     )
+
+
+@pytest.mark.parametrize("providers", [frozenset({"somebody"}), None])
+def test_a_provider_is_asked_of_a_providers_key_alone(providers):
+    rules = policy(signing_keys=frozenset(KeyKind), providers=providers)
+    assert "provider-allowed" not in {check.code for check in decide(fakes.launch(fakes.fake_amd()), rules).checks}
+
+
+@pytest.mark.vectors
+def test_a_providers_key_whose_provider_nobody_asks_about():
+    vector = vectors.report("aws-milan-v3-vlek")
+    authentic = verify_report(vector.report, vector.certificates, AmdRoots(), vector.at)
+    rules = policy(signing_keys=frozenset(KeyKind), providers=None, chips=frozenset({b"c" * 64}))
+    said = {check.code: check for check in judge(authentic, rules)}
+    assert "provider-allowed" not in said
+    assert (said["chip-allowed"].actual, said["chip-allowed"].required) == ("masked", "one of 1 listed chips")
+
+
+EVERYTHING = {
+    "measurement_sets": (
+        MeasurementSet(name="one", digests=frozenset({DIGEST}), not_before=None, not_after=None),
+        MeasurementSet(
+            name="two",
+            digests=frozenset({DIGEST, b"o" * 48}),
+            not_before=datetime(2026, 1, 1, tzinfo=UTC),
+            not_after=datetime(2026, 1, 2, tzinfo=UTC),
+        ),
+    ),
+    "revoked_measurements": frozenset({b"w" * 48}),
+    "family_ids": frozenset({b"f" * 16, b"F" * 16}),
+    "image_ids": frozenset({b"g" * 16}),
+    "vmpl": frozenset({0, 2}),
+    "guest_policy": dict.fromkeys(POLICY_BITS, Rule.REQUIRED),
+    "platform_info": dict.fromkeys(PLATFORM_BITS, Rule.REQUIRED),
+    "min_firmware": FirmwareVersion(major=1, minor=58, build=0),
+    "mitigations": 0x0B,
+    "id_block": IdBlock(id_keys=frozenset({b"i" * 48}), author_keys=frozenset({b"a" * 48}), min_guest_svn=4),
+    "signing_keys": frozenset(KeyKind),
+    "providers": frozenset({"somebody"}),
+}
+RIGHT = {
+    "family_id": b"f" * 16,
+    "image_id": b"g" * 16,
+    "policy": GuestPolicy(0x20000 | sum(1 << bit for bit in POLICY_BITS.values())),
+    "platform_info": PlatformInfo(sum(1 << bit for bit in PLATFORM_BITS.values())),
+    "id_key_digest": b"i" * 48,
+    "author_key_digest": b"a" * 48,
+    "author_key_en": True,
+    "guest_svn": 4,
+}
+WRONG = {
+    "measurement": b"w" * 48,
+    "vmpl": 1,
+    "platform_info": PlatformInfo(0x300),
+    "committed_firmware": FirmwareVersion(major=1, minor=57, build=2),
+    "launch_mit_vector": 0x01,
+    "current_mit_vector": 0x0A,
+    **dict.fromkeys(("reported_tcb", "committed_tcb", "launch_tcb"), tcb(snp=0x16, microcode=0x10)),
+}
+
+
+def told(amd, changes, rules):
+    """What each check says, with what differs from run to run put as a word."""
+    evidence = shown(amd, **changes)
+    authentic = fakes.verified(amd, evidence)
+    rows = judge(authentic, rules, host_data=b"x" * 32 if "vmpl" in changes else fakes.HOST_DATA)
+    lines = [f"{'ok' if row.passed else 'no'} {row.code}: {row.actual} | {row.required}" for row in rows]
+    words = {
+        amd.root_fingerprint.hex(): "ROOT",
+        amd.chip().hwid.hex(): "CHIP",
+        DIGEST.hex(): "DIGEST",
+        authentic.verified_at.isoformat(): "NOW",
+    }
+    text = "\n".join(lines) + "\n"
+    for value, word in words.items():
+        text = text.replace(value, word)
+    return text
+
+
+def test_every_check_says_what_it_found_and_what_it_asks_for(golden, genoa):
+    chips = frozenset({genoa.chip().hwid})
+    rules = policy(genoa, **EVERYTHING, chips=chips, measurements=frozenset())
+    loose = replace(
+        policy(genoa, **{**EVERYTHING, "measurement_sets": (), "guest_policy": ALL_RULES}),
+        revocation=RevocationRule.REPORT,
+        unknown_platform_info=Rule.ANY,
+        provisional_firmware=Rule.ANY,
+        host_data=frozenset({b"x" * 32, b"y" * 32}),
+        platform_info=dict.fromkeys(PLATFORM_BITS, Rule.FORBIDDEN),
+        tcb_floors=tuple(floor for floor in rules.tcb_floors if Silicon.GENOA not in floor.silicon),
+    )
+    golden(
+        "judged.txt",
+        "\n".join(
+            [
+                "everything asked for, everything right",
+                told(genoa, RIGHT, rules),
+                "everything asked for, most of it wrong",
+                told(genoa, WRONG, replace(rules, chips=frozenset({b"c" * 64, b"d" * 64}))),
+                "little asked for",
+                told(genoa, {**RIGHT, "version": 4, "platform_info": PlatformInfo(0x100)}, loose),
+            ]
+        ),
+    )
