@@ -472,6 +472,7 @@ def test_every_check_says_what_it_found_and_what_it_asks_for(golden, genoa):
         platform_info=dict.fromkeys(PLATFORM_BITS, Rule.FORBIDDEN),
         tcb_floors=tuple(floor for floor in rules.tcb_floors if Silicon.GENOA not in floor.silicon),
     )
+    two = frozenset({DIGEST, b"p" * 48})
     golden(
         "judged.txt",
         "\n".join(
@@ -482,6 +483,9 @@ def test_every_check_says_what_it_found_and_what_it_asks_for(golden, genoa):
                 told(genoa, WRONG, replace(rules, chips=frozenset({b"c" * 64, b"d" * 64}))),
                 "little asked for",
                 told(genoa, {**RIGHT, "version": 4, "platform_info": PlatformInfo(0x100)}, loose),
+                "as a dry run asks, of two digests, named in a set and not",
+                told(genoa, {}, policy(genoa, measurements=two, measurement_sets=EVERYTHING["measurement_sets"])),
+                told(genoa, {}, policy(genoa, measurements=two)),
             ]
         ),
     )
