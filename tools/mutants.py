@@ -239,9 +239,9 @@ def test_files(path: str) -> list[str]:
 
 
 SUITES: dict[str, set[str]] = {
-    "owner/judge.py": {"test_appraise", "test_plain"},
+    "owner/judge.py": {"test_appraise", "test_checks", "test_plain"},
     "owner/policy.py": {"test_policyfile", "test_appraise"},
-    "owner/checks.py": {"test_verify", "test_appraise"},
+    "owner/checks.py": {"test_verify", "test_appraise", "test_checks"},
     "owner/crl.py": {"test_verify"},
     "owner/toml.py": {"test_policyfile", "test_floors"},
     "owner/vek.py": {"test_verify"},
@@ -276,6 +276,17 @@ class _Stop:
             os._exit(1)
 
 
+class _Failures:
+    """A pytest plugin that notes which tests fail."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed and report.nodeid not in self.names:
+            self.names.append(report.nodeid)
+
+
 class _Hot:
     """A pytest plugin that, in place of running the tests, runs them in a copy of the process for each change."""
 
@@ -308,12 +319,13 @@ class _Hot:
             if not any(key in keys for keys in called.values()):  # while the tests were collected, that is
                 show([item for file in files for item in session.items if item.nodeid.startswith(f"{file}::")], place)
 
-        def show(items: list[Any], place: Path, before: Callable[[Any], None] = lambda _: None) -> None:
+        def show(items: list[Any], place: Path, before: Callable[[Any], None] | None = None) -> None:
             session.config._tmp_path_factory._basetemp = place
-            if not session.config.pluginmanager.has_plugin("stop"):
+            if before is None and not session.config.pluginmanager.has_plugin("stop"):
                 session.config.pluginmanager.register(_Stop(), "stop")
             for item, after in itertools.zip_longest(items, items[1:]):
-                before(item)
+                if before is not None:
+                    before(item)
                 session.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
 
         def watch(place: Path) -> None:
@@ -334,17 +346,17 @@ class _Hot:
                 sys.setprofile(note)
 
             package = str(PACKAGE)
+            failures = _Failures()
+            session.config.pluginmanager.register(failures)
             show(session.items, place / "tmp", before)
             sys.setprofile(None)
             ends = [*list(starts.values())[1:], time.perf_counter()]
             took = {name: end - start for (name, start), end in zip(starts.items(), ends, strict=True)}
-            (place / "watched").write_bytes(pickle.dumps((calls, took)))
+            (place / "watched").write_bytes(pickle.dumps((calls, took, failures.names)))
 
-        watched = self._run.holds(watch)
-        if watched is None:
-            print("the tests fail without any change")
-            return True
-        called, seconds = watched
+        called, seconds, failing = self._run.unchanged(watch)
+        session.items[:] = [item for item in session.items if item.nodeid not in failing]
+        print("left out, because they fail without any change:", *(failing or ["none"]), sep="\n  ")
         self._run(self._work, child)
         return True
 
@@ -451,12 +463,12 @@ class Runner:
             self._reap(running)
 
     @staticmethod
-    def holds(child: Callable[[Path], None]) -> Any:
-        """Return what `child` wrote to `watched`, None if the tests do not pass with nothing changed."""
+    def unchanged(child: Callable[[Path], None]) -> Any:
+        """Return what `child` wrote to `watched`."""
         with tempfile.TemporaryDirectory() as place:
             (Path(place) / "tmp").mkdir()
-            _, status = os.waitpid(_fork(lambda: child(Path(place)), seconds=20 * SECONDS), 0)
-            return pickle.loads((Path(place) / "watched").read_bytes()) if status == 0 else None
+            os.waitpid(_fork(lambda: child(Path(place)), seconds=20 * SECONDS), 0)
+            return pickle.loads((Path(place) / "watched").read_bytes())
 
     def _reap(self, running: dict[int, tuple[Mutant, Path]]) -> None:
         process, status = os.wait()
