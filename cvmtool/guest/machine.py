@@ -84,6 +84,8 @@ class Machine:
             if self._stage is not Stage.CONFIGURED:
                 raise RefusedError(ControlError.ORDER, f"the stage is {self._stage.value}; configured is required")
             timings = {}
+            self._places.whole.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._places.volumes.mkdir(parents=True, exist_ok=True)
             if self._manifest.volumes:
                 self._hands.load_modules()
             try:

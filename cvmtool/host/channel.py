@@ -38,11 +38,12 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 class GuestError(HostError):
     """The guest refused an operation, or could not do it."""
 
-    def __init__(self, op: Op, error: str, detail: str, *, pack: str | None) -> None:
+    def __init__(self, op: Op, error: str, detail: str, *, pack: str | None, volume: str | None = None) -> None:
         super().__init__(f"the guest could not {op.value}: {error}", detail=detail)
         self.op = op
         self.error = error
         self.pack = pack
+        self.volume = volume
 
 
 class _OwnerKey(paramiko.PKey):
@@ -284,12 +285,13 @@ class _Connection:
         answer = parse_canonical_json(frame.payload, what=f"answer to {self._op.value}", limit=MAX_FRAME)
         if answer.get("ok") is True:
             return answer
-        pack = answer.get("pack")
+        pack, volume = answer.get("pack"), answer.get("volume")
         raise GuestError(
             self._op,
             str(answer.get("error"))[:64],
             str(answer.get("detail") or "")[:2000],
             pack=pack if isinstance(pack, str) else None,
+            volume=volume if isinstance(volume, str) else None,
         )
 
     def read(self) -> Any:  # noqa: ANN401 - Frame; see read_frame
