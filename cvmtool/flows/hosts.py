@@ -26,6 +26,7 @@ from cvmtool.config import (
 )
 from cvmtool.errors import ConfigError
 from cvmtool.host.address import SSH_TRANSPORTS, RemoteUri, parse_remote, parse_sftp
+from cvmtool.host.embedded import embedded_root
 from cvmtool.host.files import HostFiles, LocalFiles
 from cvmtool.host.hypervisor import Hypervisor, choose_uri
 from cvmtool.host.storage import MachineDir
@@ -51,6 +52,13 @@ class Host:
     """It is this machine."""
     accelerator: str | None = None
     """libvirt's domain type in dry runs, if the settings say."""
+
+    @property
+    def privileged(self) -> bool:
+        """Its libvirt runs as root, and gives the files of a machine to QEMU's user unless it is told not to."""
+        if embedded_root(self.uri) is not None:
+            return os.geteuid() == 0
+        return self.uri.partition("?")[0].endswith("/system")
 
     def directory(self, machine: str) -> MachineDir:
         """Return a machine's directory on it.

@@ -177,7 +177,7 @@ def _start(machine: Machine, settings: Settings, reporter: Reporter) -> None:
     if launch.mode is Mode.DRYRUN:
         host.files.write(machine.directory.path(HASH_TABLE_FILE), launch.hashes.table())
     reporter.step("defining and starting it")
-    host.hypervisor.define(render_domain(spec, resources("templates")))
+    host.hypervisor.define(render_domain(replace(spec, keep_owner=host.privileged), resources("templates")))
     require_same(host.hypervisor.defined(name), spec)
     host.hypervisor.start(name)
 

@@ -96,6 +96,8 @@ class DomainSpec:
     gpus: tuple[Gpu, ...] = ()
     """GPUs of the host that the machine is given; no dry run has any."""
     device_access: DeviceAccess = DeviceAccess.VFIO
+    keep_owner: bool = False
+    """Read-only disks stay their owner's: other machines use the same files. Only libvirt as root gives disks away."""
 
 
 def domain_uuid(name: str) -> str:

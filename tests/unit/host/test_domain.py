@@ -191,3 +191,10 @@ def test_any_text_is_a_domain_or_the_hosts_failure(text):
     for tried in (text, render().replace("EPYC-Genoa", text), render().replace("'static'>2", "'static'>" + text)):
         with contextlib.suppress(HostError):
             parse_live_domain(tried)
+
+
+def test_read_only_disks_that_others_use_stay_their_owners():
+    plain, kept = render(), render(keep_owner=True)
+    assert "seclabel" not in plain
+    assert kept.count("<seclabel model='dac' relabel='no'/>") == len(parse_live_domain(plain).disks)
+    assert parse_live_domain(kept) == parse_live_domain(plain)
