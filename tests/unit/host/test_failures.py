@@ -136,6 +136,7 @@ def test_a_number_that_is_no_status_and_an_error_that_is_not_the_firmwares_are_n
 
 def test_a_hint_comes_from_the_text_before_the_number():
     assert "another QEMU has this disk" in hint(MESSAGES["disk-locked"], 1)
+    assert "is another cvmtool at work" in hint("cannot acquire state change lock", 9)
     assert hint("domain not found", 42) == "cvmtool vm list shows the machines there are"
     assert hint("whatever", 12345) is None
     assert hint("whatever", None) is None

@@ -165,6 +165,21 @@ def test_one_fact_decides(check, changed, verdict):
     assert outcome.remedy or verdict not in {WARN, FAIL}
 
 
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (room.memory(memory(GIB)), "1024 of 1048576 MiB available"),
+        (room.huge_pages(memory(GIB, huge=4096, huge_free=2048)), "4 MiB in huge pages, 2 of them unused"),
+        (room.disk(host(disk=3 << 30)), "3072 MiB free"),
+        (processor.rmp(log(rmp_size=1 << 30)), "an RMP table of 1024 MiB covers 256 of 754 GiB"),
+        (stack.asids(host(asids=Asids(total=99, used=3))), "96 of 99 free"),
+        (room.gpus(host(gpus=(replace(GPU, driver=""),))), "0000:41:00.0 driver none"),
+    ],
+)
+def test_evidence_has_the_numbers_in_their_units(outcome, said):
+    assert said in outcome.evidence
+
+
 def test_kvm_that_was_switched_off_is_shown_where():
     off = replace(HEALTHY.host.kvm_amd.value, sev_snp=False)
     outcome = stack.kvm_amd(host(kvm_amd=off, cmdline=("ro", "kvm_amd.sev_snp=0")))

@@ -32,6 +32,11 @@ def test_a_healthy_host_is_not_failed(name):
     assert (diagnosis.best, diagnosis.obstacles) == (Use.SNP, {})
 
 
+@pytest.mark.parametrize("name", ["milan", "genoa", "turin"])
+def test_of_a_healthy_host_everything_is_known_to_root(name):
+    assert by_verdict(examine(name), Verdict.UNKNOWN) == ["key-service"]
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_host_is_named_by_its_cause(name):
     diagnosis = examine(name)
