@@ -53,7 +53,11 @@ class MachineDir:
         Raises:
             HostError: it exists, or cannot be made.
         """
-        self.files.make_dir(self.machines)
+        try:
+            self.files.make_dir(self.machines)
+        except HostError as error:
+            hint = "another place: machines_dir (CVMTOOL_MACHINES_DIR), on a named host its machines"
+            raise HostError(error.message, detail=error.detail, hint=hint) from error
         if not self.files.make_new_dir(f"{self.machines}/{self.name}"):
             raise HostError(
                 f"the host has a machine {self.name} already", hint=f"cvmtool vm destroy {self.name}, if it is yours"

@@ -45,8 +45,9 @@ def test_a_machine_exists_once(machine):
 
 def test_a_place_that_cannot_be_made_is_not_called_an_existing_machine(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(HostError, match="cannot be made"):
+    with pytest.raises(HostError, match="cannot be made") as refusal:
         MachineDir(LocalFiles(), str(tmp_path / "file"), "m1").create()
+    assert "CVMTOOL_MACHINES_DIR" in refusal.value.hint
 
 
 def test_a_directory_without_a_console_does_not_stay(tmp_path):
