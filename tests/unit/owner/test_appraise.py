@@ -330,6 +330,9 @@ def test_a_providers_key_is_judged_by_provider():
         providers=frozenset({authentic.vek.csp_id}),
     )
     assert all(check.passed for check in judge(authentic, base))
+    said = {check.code: check.actual for check in judge(authentic, base)}
+    assert said["roots"] == f"amd {authentic.root_fingerprint.hex()}"
+    assert said["provider-allowed"] == authentic.vek.csp_id
     other = replace(base, providers=frozenset({"another"}))
     assert [check.code for check in judge(authentic, other) if not check.passed] == ["provider-allowed"]
     chips = replace(base, chips=frozenset({b"c" * 64}))
