@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from cvmtool.errors import AppraisalError, CvmError
 from cvmtool.flows.boot import BootWatch
@@ -23,7 +24,7 @@ from cvmtool.flows.platform import Platform
 from cvmtool.flows.reporter import Stage
 from cvmtool.formats.channel import AGENT_PORT
 from cvmtool.formats.evidence import NONCE_SIZE, Evidence
-from cvmtool.formats.job import JobManifest
+from cvmtool.formats.machine import Manifest
 from cvmtool.host.channel import AgentChannel
 from cvmtool.owner.appraise import VerifiedGuest
 from cvmtool.owner.keystore import OwnerKeys
@@ -31,15 +32,16 @@ from cvmtool.owner.policy import Policy
 from cvmtool.owner.session import Session
 
 NonceSource = Callable[[int], bytes]
+ManifestT_co = TypeVar("ManifestT_co", bound=Manifest, covariant=True)
 StageOf = Callable[[Stage, str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Challenge:
+class Challenge(Generic[ManifestT_co]):
     """What the owner brings to an attestation."""
 
     keys: OwnerKeys
-    manifest: JobManifest
+    manifest: ManifestT_co
     policy: Policy
     cases_dir: Path
     boot_seconds: float
@@ -57,7 +59,7 @@ class Attached:
 
 
 def demand_evidence(
-    machine: Machine, challenge: Challenge, platform: Platform, stack: ExitStack
+    machine: Machine, challenge: Challenge[Manifest], platform: Platform, stack: ExitStack
 ) -> tuple[AgentChannel, Session, Evidence]:
     """Send a challenge and return the answer, unverified. What was opened is closed with `stack`.
 
@@ -86,7 +88,7 @@ def demand_evidence(
     return channel, session, evidence
 
 
-def judge(session: Session, evidence: Evidence, challenge: Challenge, machine: Machine) -> VerifiedGuest:
+def judge(session: Session, evidence: Evidence, challenge: Challenge[Manifest], machine: Machine) -> VerifiedGuest:
     """Decide; save the case if the decision is no.
 
     Raises:
@@ -134,7 +136,7 @@ def _explain(error: CvmError, case: Path, machine: Machine) -> str | None:
 
 
 @contextmanager
-def attach(machine: Machine, challenge: Challenge, platform: Platform, *, stage: StageOf) -> Iterator[Attached]:
+def attach(machine: Machine, challenge: Challenge[Manifest], platform: Platform, *, stage: StageOf) -> Iterator[Attached]:
     """Attest a machine's guest and talk to it while the block runs. `stage` marks the parts.
 
     Raises:

@@ -315,7 +315,9 @@ def run_drills(
                 machine.remove()
 
 
-def _outcome(drill: Drill, machine: Machine, challenge: Challenge, platform: Platform, stage: StageOf) -> DrillResult:
+def _outcome(
+    drill: Drill, machine: Machine, challenge: Challenge[JobManifest], platform: Platform, stage: StageOf
+) -> DrillResult:
     try:
         with attach(machine, challenge, platform, stage=stage) as attached, stage(Stage.UNLOCK, "releasing the keys"):
             configure(attached, challenge.manifest)

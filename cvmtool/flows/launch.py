@@ -35,6 +35,8 @@ class Launch:
     policy: GuestPolicy
     resources: Resources
     packs: tuple[SealedPack, ...]
+    volumes: tuple[Disk, ...] = ()
+    """Disks that outlive the machine. Their paths are the host's, and not below the machine's directory."""
     identity: LaunchIdentity | None = None
     """The owner's signature of the one digest that the firmware shall finish."""
     placement: Placement = field(default_factory=Placement)
@@ -69,9 +71,10 @@ class Launch:
         return snp_launch(host, cpu=self.resources.cpu)
 
     def spec(self, name: str, directory: str, *, emulator: str, launch: Simulation | SnpLaunch) -> DomainSpec:
-        """Describe the machine `name`; every path is below `directory`. Nothing is read from or written there."""
+        """Describe the machine `name`; every path but the volumes' is below `directory`. Nothing is read from or written there."""
         disks = [Disk(path=f"{directory}/{ROOTFS_FILE}", serial=ROOT_SERIAL)]
         disks += [Disk(path=f"{directory}/{pack_file(pack)}", serial=pack.descriptor.serial) for pack in self.packs]
+        disks += self.volumes
         return DomainSpec(
             name=name,
             job=self.label,

@@ -20,8 +20,10 @@ from cvmtool.flows.packs import SealedPack, seal_container, seal_tree
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.formats.idblock import NAME_BYTES, IdBlock, LaunchIdentity
 from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
+from cvmtool.formats.machine import Manifest
 from cvmtool.formats.manifest import Mode
 from cvmtool.formats.policybits import POLICY_BITS, GuestPolicy
+from cvmtool.host.domain import Disk
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.jobfile import JobFile, parse_job_file
 from cvmtool.owner.keystore import OwnerKeys, generate_keys, parse_keys
@@ -41,33 +43,50 @@ class Prepared:
     keys: OwnerKeys
     bundle: Bundle
 
-    @property
-    def guest_policy(self) -> GuestPolicy:
-        """What the launch demands of the firmware: no debugging, no migration, and no SMT unless the job allows it."""
-        return GuestPolicy(_RESERVED_ONE | (_SMT_ALLOWED if self.file.smt else 0))
-
     def launch(self, mode: Mode) -> Launch:
-        """Return the machine that this job is for, its launch signed by the owner: firmware then finishes no other.
+        """Return the machine that this job is for.
 
         Raises:
-            FormatError: the image has no launch digest for the job's CPU model and count.
+            FormatError: as `signed_launch`.
         """
-        resources = self.manifest.resources
-        block = IdBlock(
-            digest=self.bundle.manifest.launch_digest(mode, resources.cpu, resources.vcpus),
-            image_id=bytes.fromhex(self.bundle.digest)[:NAME_BYTES],
-            policy=self.guest_policy,
-        )
-        return Launch(
-            label=self.manifest.name,
-            bundle=self.bundle,
-            mode=mode,
-            host_data=self.manifest.host_data,
-            policy=self.guest_policy,
-            resources=resources,
-            packs=self.packs,
-            identity=LaunchIdentity(block=block, auth=sign_launch(block, self.keys.launch_key())),
-        )
+        return signed_launch(self.manifest, self.bundle, mode, self.keys, smt=self.file.smt, packs=self.packs)
+
+
+def signed_launch(
+    manifest: Manifest,
+    bundle: Bundle,
+    mode: Mode,
+    keys: OwnerKeys,
+    *,
+    smt: bool = True,
+    packs: tuple[SealedPack, ...] = (),
+    volumes: tuple[Disk, ...] = (),
+) -> Launch:
+    """Return the machine that a manifest is for, its launch signed by the owner: firmware then finishes no other.
+
+    It demands of the firmware: no debugging, no migration, and no SMT unless `smt`.
+
+    Raises:
+        FormatError: the image has no launch digest for the CPU model and count.
+    """
+    resources = manifest.resources
+    policy = GuestPolicy(_RESERVED_ONE | (_SMT_ALLOWED if smt else 0))
+    block = IdBlock(
+        digest=bundle.manifest.launch_digest(mode, resources.cpu, resources.vcpus),
+        image_id=bytes.fromhex(bundle.digest)[:NAME_BYTES],
+        policy=policy,
+    )
+    return Launch(
+        label=manifest.name,
+        bundle=bundle,
+        mode=mode,
+        host_data=manifest.host_data,
+        policy=policy,
+        resources=resources,
+        packs=packs,
+        volumes=volumes,
+        identity=LaunchIdentity(block=block, auth=sign_launch(block, keys.launch_key())),
+    )
 
 
 def load_keys(settings: Settings) -> OwnerKeys:

@@ -52,6 +52,7 @@ from cvmtool.formats.control import ControlError, Op
 from cvmtool.formats.control import Stage as ControlStage
 from cvmtool.formats.idblock import P384Key
 from cvmtool.formats.job import JobManifest
+from cvmtool.formats.machine import Manifest
 from cvmtool.formats.release import Secrets
 from cvmtool.formats.wire import to_base64
 from cvmtool.host.channel import AgentChannel, GuestError
@@ -83,7 +84,7 @@ class TrainResult:
 
 
 def job_policy(
-    bundle: Bundle, manifest: JobManifest, platform: Platform, *, id_key: P384Key | None = None, smt: bool = True
+    bundle: Bundle, manifest: Manifest, platform: Platform, *, id_key: P384Key | None = None, smt: bool = True
 ) -> Policy:
     """Return what a run is judged by: the same baseline on hardware and in a dry run, with the platform's own root.
 
@@ -192,7 +193,7 @@ def _lifeline(machine: Machine, effort: Effort, job: JobDir, settings: Settings,
 
 
 def _run(
-    machine: Machine, challenge: Challenge, platform: Platform, *, log: JobLog, timed: _Timed, results: Path | None
+    machine: Machine, challenge: Challenge[JobManifest], platform: Platform, *, log: JobLog, timed: _Timed, results: Path | None
 ) -> TrainResult:
     """Go from wherever the guest is to the results: at first from its boot, after a lost connection from where it has come to."""
     job, manifest = log.job, challenge.manifest

@@ -7,6 +7,8 @@ Zone: host. libvirt allows one process a root and one root a process. Why QEMU r
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import pwd
 import stat
@@ -39,6 +41,38 @@ def embedded_dir(uid: int) -> Path:
 def embedded_uri(*, uid: int, pid: int) -> str:
     """Return the URI of a process's own libvirt."""
     return f"{_URI}{embedded_dir(uid) / str(pid)}"
+
+
+def embedded_machine_uri(*, uid: int, name: str) -> str:
+    """Return the URI of the libvirt of one machine that outlives the process that started it.
+
+    The root directory's name is short whatever the machine's is: a socket's path has little room.
+    """
+    short = hashlib.sha256(name.encode("utf-8")).hexdigest()[:10]
+    return f"{_URI}{embedded_dir(uid) / f'vm-{short}'}"
+
+
+def qemu_lives(root: Path, name: str) -> bool:
+    """Say whether the QEMU of an embedded driver's domain runs, without opening the driver, which one process alone can."""
+    return _alive(root / f"run/qemu/{name}.pid")
+
+
+def is_held(root: Path) -> bool:
+    """Say whether a process has the embedded driver of this root open."""
+    return _alive(root / "run/qemu/driver.pid")
+
+
+def _alive(path: Path) -> bool:
+    try:
+        number = int(path.read_text("ascii").strip()[:10])
+        # The number may be another process's by now; the one that is meant holds the file's lock.
+        with path.open("rb+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return number != os.getpid()
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def embedded_root(uri: str) -> Path | None:

@@ -25,6 +25,7 @@ from cvmtool.errors import HostError
 Progress = Callable[[int, int], None]
 """Called with the bytes that are done and those there are."""
 PUBLIC_FILE = 0o644
+PRIVATE_FILE = 0o600
 PUBLIC_DIR = 0o755  # QEMU runs as another user
 STALE_MINUTES = 1440
 _PIECE = 1 << 20
@@ -80,6 +81,10 @@ class HostFiles(Protocol):
 
     def link(self, path: str, name: str) -> bool:
         """Give a file a second name, which must be free; False if there is no such file or this account may not."""
+        ...
+
+    def make_sparse(self, path: str, size: int) -> bool:
+        """Make a private file (0600) of `size` zero bytes that take no room yet; False if there is anything of that name."""
         ...
 
     def rename(self, path: str, name: str) -> None:
@@ -203,6 +208,23 @@ class LocalFiles:
             return False
         except OSError as error:
             raise _failure(name, "be linked", error) from error
+        return True
+
+    def make_sparse(self, path: str, size: int) -> bool:
+        """Make a private file of zeroes."""
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _failure(path, "be made", error) from error
+        try:
+            os.ftruncate(descriptor, size)
+        except OSError as error:
+            Path(path).unlink(missing_ok=True)
+            raise _failure(path, "be made", error) from error
+        finally:
+            os.close(descriptor)
         return True
 
     def rename(self, path: str, name: str) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from cvmtool.errors import ConfigError, HostError
 from cvmtool.host.capabilities import HostCapabilities, parse_capabilities
-from cvmtool.host.embedded import embedded_root, embedded_uri, prepare, session_fits
+from cvmtool.host.embedded import embedded_root, embedded_uri, is_held, prepare, session_fits
 from cvmtool.host.events import Events
 from cvmtool.host.failures import hint
 from cvmtool.host.live import LiveDomain, is_ours, parse_live_domain
@@ -151,6 +151,11 @@ class Hypervisor:
         if cls._embedded is None or not cls._embedded.alive:
             cls._embedded = cls(uri, log=log)
             atexit.register(cls._embedded.leave)
+        if cls._embedded.uri != uri:
+            raise HostError(
+                "libvirt inside this process serves one machine of cvmtool vm at a time",
+                hint="one command for each, or a libvirt daemon: systemctl start libvirtd",
+            )
         return cls._embedded
 
     @property
@@ -403,6 +408,9 @@ def _connect_hint(uri: str, said: str) -> str:
     known = hint(said, None)
     if known:
         return known
-    if uri.startswith("qemu:///embed"):
+    root = embedded_root(uri)
+    if root is not None and is_held(root):
+        return "another cvmtool works with this machine; libvirt inside a process lets no second one in, a libvirt daemon would"
+    if root is not None:
         return "is the libvirt-daemon-driver-qemu package installed? make setup"
     return f"does it work by hand? virsh -c {uri} list"

@@ -27,7 +27,7 @@ import paramiko
 
 from cvmtool.errors import HostError
 from cvmtool.host.address import RemoteUri, SshAddress
-from cvmtool.host.files import PUBLIC_DIR, PUBLIC_FILE, STALE_MINUTES, Entry, Progress
+from cvmtool.host.files import PRIVATE_FILE, PUBLIC_DIR, PUBLIC_FILE, STALE_MINUTES, Entry, Progress
 
 _CONNECT_SECONDS = 20.0
 _SILENCE_SECONDS = 120.0  # of a server that was asked something small
@@ -272,6 +272,20 @@ class RemoteFiles:
             arrived = self._sftp.stat(path).st_size
             if arrived != total:
                 raise OSError(f"{arrived} of {total} bytes arrived; is there room on the host's disk?")
+
+    def make_sparse(self, path: str, size: int) -> bool:
+        """Make a private file of zeroes."""
+        with _told(f"the host's {path} cannot be made"):
+            try:
+                with self._sftp.open(path, "wxb") as file:
+                    file.chmod(PRIVATE_FILE)
+                    file.truncate(size)
+            except OSError:
+                # SFTP version 3 has no word for "exists".
+                if self.size(path) is None:
+                    raise
+                return False
+        return True
 
     def digest(self, path: str) -> str:
         """Return a file's SHA-256, as the host says."""

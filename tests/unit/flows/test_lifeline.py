@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is done when a machine, or the way to it, is lost: on libvirt's own test driver, whose domains really stop and pause."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from cvmtool.owner.jobfile import Restart
 
 pytest.importorskip("libvirt")
 NAME = "test"
+DOMAIN = f"<domain type='test'><name>{NAME}</name><memory>8192</memory><os><type>hvm</type></os></domain>"
 BROKE = HostError("the connection to the guest broke")
 
 
@@ -34,6 +36,10 @@ class Place:
         self.opened = [self.open()]
         self.away = 0
         self.keeper = self.open()  # the test driver forgets its domains when nobody is connected
+        # It is one for the whole process; whatever another test left of it, here the domain runs.
+        domain = self.keeper.hypervisor._connection.defineXML(DOMAIN)
+        if not domain.isActive():
+            domain.create()
 
     def open(self) -> Host:
         libvirt = Hypervisor("test:///default", log=self.folder / "log")
@@ -243,7 +249,7 @@ def test_another_guest_in_its_place_counts_as_a_death(place):
 def test_a_full_disk_is_told_and_the_machine_goes_on(place, monkeypatch):
     monkeypatch.setattr(guard, "_RETRY_SECONDS", 0.05)
     libvirt = place.opened[0].hypervisor
-    told = __import__("threading").Event()
+    told = threading.Event()
 
     def notice(text):
         place.notices.append(text)

@@ -3,13 +3,23 @@
 """Where libvirt's sockets have room, and whose directory they may stand in."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cvmtool.errors import HostError
 from cvmtool.host import embedded
-from cvmtool.host.embedded import embedded_root, embedded_uri, prepare, session_fits
+from cvmtool.host.embedded import (
+    embedded_machine_uri,
+    embedded_root,
+    embedded_uri,
+    is_held,
+    prepare,
+    qemu_lives,
+    session_fits,
+)
 from cvmtool.host.hypervisor import choose_uri
 
 
@@ -88,3 +98,39 @@ def test_directory_of_another_user_is_refused(users_dir: Path) -> None:
     make(users_dir, 0o700, 1001)
     with pytest.raises(HostError):
         prepare(users_dir / "7")
+
+
+def test_machines_that_outlive_a_process_have_short_roots_of_their_own() -> None:
+    one = embedded_root(embedded_machine_uri(uid=0, name="a" * 64))
+    other = embedded_root(embedded_machine_uri(uid=0, name="b" * 64))
+    assert one is not None
+    assert other is not None
+    assert one != other
+    assert len(f"{one}/lib/qemu/channel/target/domain-99999-{'a' * 20}/org.cvmtool.agent.0") <= 107
+
+
+def test_a_number_in_a_file_alone_is_no_living_process(tmp_path: Path) -> None:
+    root = tmp_path / "vm"
+    (root / "run/qemu").mkdir(parents=True)
+    assert not qemu_lives(root, "m1")
+    for text in ("", "x", "99999999", "1"):
+        (root / "run/qemu/m1.pid").write_text(text)
+        assert not qemu_lives(root, "m1")
+
+
+def test_a_process_that_holds_the_file_lives(tmp_path: Path) -> None:
+    path = tmp_path / "run/qemu/driver.pid"
+    path.parent.mkdir(parents=True)
+    script = (
+        "import fcntl, os, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX);"
+        "file.write(str(os.getpid())); file.flush(); print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert is_held(tmp_path)
+        holder.kill()
+        holder.wait()
+        assert not is_held(tmp_path)

@@ -46,7 +46,11 @@ def test_an_error_that_nobody_notices_is_no_event():
 
 @pytest.fixture
 def hypervisor(tmp_path):
-    opened = Hypervisor("test:///default", log=tmp_path / "log")  # libvirt's own driver for tests, inside this process
+    node = tmp_path / "node.xml"  # libvirt's own driver for tests, inside this process; of a file it is nobody else's
+    node.write_text(
+        "<node><domain type='test'><name>test</name><memory>8192</memory><os><type>hvm</type></os></domain></node>"
+    )
+    opened = Hypervisor(f"test://{node}", log=tmp_path / "log")
     yield opened
     opened.close()
 

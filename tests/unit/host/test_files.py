@@ -55,6 +55,18 @@ def test_directories_are_passable_whatever_the_umask(files, tmp_path):
     assert [mode(tmp_path / path) for path in ("x", "x/y", "x/y/z")] == [0o755] * 3
 
 
+def test_a_sparse_file_is_private_zero_and_made_once(files, tmp_path):
+    path = tmp_path / "volume.img"
+    assert files.make_sparse(str(path), 1 << 30) is True
+    assert (path.stat().st_size, mode(path)) == (1 << 30, 0o600)
+    assert path.stat().st_blocks * 512 < 1 << 20
+    path.write_bytes(b"data")
+    assert files.make_sparse(str(path), 1 << 30) is False
+    assert path.read_bytes() == b"data"
+    with pytest.raises(HostError):
+        files.make_sparse(str(tmp_path / "missing" / "volume.img"), 1)
+
+
 def test_sizes_and_entries(files, tmp_path):
     assert files.size(str(tmp_path / "a")) is None
     assert files.entries(str(tmp_path / "missing")) == []
