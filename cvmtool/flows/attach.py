@@ -136,7 +136,9 @@ def _explain(error: CvmError, case: Path, machine: Machine) -> str | None:
 
 
 @contextmanager
-def attach(machine: Machine, challenge: Challenge[Manifest], platform: Platform, *, stage: StageOf) -> Iterator[Attached]:
+def attach(
+    machine: Machine, challenge: Challenge[Manifest], platform: Platform, *, stage: StageOf
+) -> Iterator[Attached]:
     """Attest a machine's guest and talk to it while the block runs. `stage` marks the parts.
 
     Raises:

@@ -193,7 +193,13 @@ def _lifeline(machine: Machine, effort: Effort, job: JobDir, settings: Settings,
 
 
 def _run(
-    machine: Machine, challenge: Challenge[JobManifest], platform: Platform, *, log: JobLog, timed: _Timed, results: Path | None
+    machine: Machine,
+    challenge: Challenge[JobManifest],
+    platform: Platform,
+    *,
+    log: JobLog,
+    timed: _Timed,
+    results: Path | None,
 ) -> TrainResult:
     """Go from wherever the guest is to the results: at first from its boot, after a lost connection from where it has come to."""
     job, manifest = log.job, challenge.manifest

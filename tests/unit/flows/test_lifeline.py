@@ -22,7 +22,14 @@ from cvmtool.owner.jobfile import Restart
 
 pytest.importorskip("libvirt")
 NAME = "test"
-DOMAIN = f"<domain type='test'><name>{NAME}</name><memory>8192</memory><os><type>hvm</type></os></domain>"
+DOMAIN = f"""
+<domain type='test'>
+  <name>{NAME}</name>
+  <uuid>6695eb01-f6a4-8304-79aa-97f2502e193f</uuid>
+  <memory>8192</memory>
+  <os><type>hvm</type></os>
+</domain>
+"""
 BROKE = HostError("the connection to the guest broke")
 
 
