@@ -68,6 +68,7 @@ drill: setup
 
 bench: setup
 	$(VENV)/python benchmarks/first_output.py
+	$(VENV)/python -m benchmarks.upload
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis results
