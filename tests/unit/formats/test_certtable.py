@@ -63,7 +63,9 @@ def test_one_wrong_field_is_refused(data, field):
     assert field in refusal.value.message
 
 
-def test_the_longest_certificate_is_read():
+def test_the_shortest_and_the_longest_certificate_are_read():
+    shortest = CertTable(((CertKind.VCEK, b"x"),))
+    assert parse_cert_table(shortest.encode()) == shortest
     longest = CertTable(((CertKind.VCEK, b"x" * MAX_ENTRY_BYTES),))
     assert parse_cert_table(longest.encode()) == longest
     data = table((VCEK, 48, MAX_ENTRY_BYTES + 1), blobs=b"x" * (MAX_ENTRY_BYTES + 1))

@@ -149,3 +149,9 @@ def test_any_answer_is_a_value_or_a_format_error(data):
 
 def test_a_closed_line_names_its_session():
     assert closed_line(NONCE) == f"\nCVM1 CLOSED {NONCE.hex()}\n".encode()
+
+
+@pytest.mark.parametrize("word", [b"READY", b"REFUSED"])
+def test_an_answer_that_is_not_ascii_is_refused(word):
+    with pytest.raises(FormatError):
+        answer_to(b"\nCVM1 %b %b \xff\xfe\n" % (word, NONCE.hex().encode()), NONCE)

@@ -112,6 +112,7 @@ def test_a_key_that_was_asked_about_is_known():
         ("hex", '"00FF"', "required: 4 hex digits in lower case"),
         ("hex", '"00f"', "required: 4 hex digits in lower case"),
         ("hex", '"00fg"', "required: 4 hex digits in lower case"),
+        ("hex", '"00fX"', "required: 4 hex digits in lower case"),
         ("hexes", '["00ff00"]', "required: 4 or 8 hex digits in lower case"),
         ("hexes", '["00ff", "00ff"]', "sample.hexes holds a value twice"),
         ("table", "1", "required: a table"),
