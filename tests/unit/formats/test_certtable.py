@@ -53,6 +53,7 @@ def test_padding_to_a_page_is_accepted():
         (table((VCEK, 48, 4), blobs=b"abcdX"), "after 52"),
         (table((VCEK, 50, 4), blobs=b"X\0abcd"), "no entry covers"),
         (table((VCEK, 24, 4), end=False, blobs=b"abcd"), "no all-zero entry"),
+        (table((VCEK, 24, 4), end=False), "no all-zero entry"),
         (table(*((bytes([n + 1]) * 16, 0, 1) for n in range(17))), "more than 16"),
         (bytes(65537), "has 65537 bytes"),
     ],

@@ -489,6 +489,12 @@ def test_every_check_says_what_it_found_and_what_it_asks_for(golden, genoa):
                 "as a dry run asks, of two digests, named in a set and not",
                 told(genoa, {}, policy(genoa, measurements=two, measurement_sets=EVERYTHING["measurement_sets"])),
                 told(genoa, {}, policy(genoa, measurements=two)),
+                "firmware with holes throughout, and a migration agent",
+                told(
+                    genoa,
+                    {**every_tcb(snp=0x16), "report_id_ma": b"m" * 32},
+                    policy(genoa, platform_info=ALL_PLATFORM),
+                ),
             ]
         ),
     )
