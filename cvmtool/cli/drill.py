@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from cvmtool.cli.groups import DefaultsTo
-from cvmtool.cli.options import Json
+from cvmtool.cli.options import Host, Json
 
 
 class _DefaultsToRun(DefaultsTo):
@@ -34,6 +34,7 @@ def run(
     *,
     show: Annotated[bool, typer.Option("--list", help="List the drills and run none.")] = False,
     image: Annotated[str, typer.Option("--image", help="The guest image to attack.")] = "base",
+    host: Host = None,
     as_json: Json = False,
 ) -> None:
     """Attack a dry run in every way we know, and show the refusal that each attack meets."""
@@ -57,7 +58,7 @@ def run(
             else:
                 console.print(f"{item.name:<28} exit {item.exit_code}  {item.attack}", markup=False)
         return
-    settings = load_settings()
+    settings = load_settings(host=host)
     reporter = TerminalReporter()
     reporter.banner()
     with reporter.console.status("starting") as status:
