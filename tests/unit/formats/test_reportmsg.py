@@ -40,6 +40,18 @@ def test_a_wrong_request_is_refused(data, field):
     assert refusal.value.message.startswith(field)
 
 
+@pytest.mark.parametrize("vmpl", range(4))
+def test_every_privilege_level_can_ask(vmpl):
+    request = ReportRequest(report_data=bytes(64), vmpl=vmpl)
+    assert parse_request(request.encode()) == request
+
+
+@pytest.mark.parametrize("vmpl", [-1, 4])
+def test_no_other_level_can(vmpl):
+    with pytest.raises(FormatError, match=f"vmpl is {vmpl}"):
+        ReportRequest(report_data=bytes(64), vmpl=vmpl)
+
+
 def test_a_short_report_data_cannot_be_asked_for():
     with pytest.raises(FormatError):
         ReportRequest(report_data=bytes(63))

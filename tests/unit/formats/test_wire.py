@@ -293,3 +293,41 @@ def test_the_numbers_are_the_protocols():
     assert (channel.AGENT_PORT, channel.PSP_PORT) == ("org.cvmtool.agent.0", "org.cvmtool.psp.0")
     assert (control.CONTROL_ADDRESS, control.OWNER_USER) == (("127.0.0.1", 7010), "owner")
     assert (control.Stream.TRUNCATED, control.Stream.STDOUT, control.Stream.STDERR) == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "sample: field 0 has no length; 0 bytes are left, 4 are required"),
+        (b"\0\0\0", "sample: field 0 has no length; 3 bytes are left, 4 are required"),
+        (lp(b"a") + b"\0\0\0", "sample: field 1 has no length; 3 bytes are left"),
+        (lp(b"a") + b"\0\0\0\2x", "sample: field 1 claims 2 bytes; 1 are left"),
+        (lp(b"a", b"b") + b"x", "sample: 1 bytes follow the last field; none may"),
+    ],
+)
+def test_what_is_wrong_with_a_field_is_said(data, said):
+    with pytest.raises(FormatError, match=said):
+        parse_lp(data, 2, what="sample")
+
+
+def test_the_length_of_a_frame_has_four_bytes():
+    for size in (b"\xff\0\0\0", b"\0\x10\0\1"):
+        with pytest.raises(FormatError, match="claims"):
+            read_frame(io.BytesIO(b"D" + size).read)
+
+
+def test_base64_is_bounded_before_it_is_decoded():
+    assert parse_base64("QUJDRA==", what="sample", limit=4) == b"ABCD"
+    assert parse_base64("QUJD", what="sample", limit=3) == b"ABC"
+    for text, limit in (("QUJDRA==", 3), ("A" * 4000, 3), (b"QUJD", 3), (None, 3)):
+        with pytest.raises(FormatError, match=f"sample is not base64 of at most {limit} bytes"):
+            parse_base64(text, what="sample", limit=limit)
+    with pytest.raises(FormatError, match="sample is not canonical base64 of at most 3 bytes"):
+        parse_base64("QR==", what="sample", limit=3)
+
+
+@pytest.mark.parametrize(("value", "shown"), [("0G", "'0G'"), (7, "int"), ("x" * 500, "'" + "x" * 47)])
+def test_what_is_no_hex_is_shown_in_short(value, shown):
+    with pytest.raises(FormatError) as refusal:
+        parse_hex(value, 1, what="sample")
+    assert refusal.value.message == f"sample is {shown}; 2 lower-case hex digits are required"

@@ -112,7 +112,11 @@ def vlek(changes):
 def test_a_vlek_names_its_provider_and_no_chip():
     vek = parse_vek(vlek({}), ProductLine.GENOA)
     assert (vek.kind, vek.hwid, vek.csp_id) == (SigningKey.VLEK, None, "cloud")
-    for changes, said in (({CSP_ID: None}, "lacks CSP_ID"), ({HWID: b"x" * 64}, "has HWID")):
+    for changes, said in (
+        ({CSP_ID: x509.octets(b"cloud")}, "CSP_ID has 0x04"),
+        ({CSP_ID: None}, "lacks CSP_ID"),
+        ({HWID: b"x" * 64}, "has HWID"),
+    ):
         with pytest.raises(FormatError, match=said):
             parse_vek(vlek(changes), ProductLine.GENOA)
 
