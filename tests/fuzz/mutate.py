@@ -242,7 +242,7 @@ def _fields(data: bytes, random: Random) -> bytes:
 
 
 def _der(data: bytes, random: Random) -> bytes:
-    nodes = _read(data)
+    nodes = read_der(data)
     if not nodes:
         return data
     siblings: list[Any] = nodes
@@ -266,12 +266,12 @@ def _der(data: bytes, random: Random) -> bytes:
         case 3:
             siblings[at] = (tag, random.choice((b"", b"\0", b"\xff" * 9, b"\x80" * 20, b"20260230000000Z", b"1" * 200)))
         case _:
-            raw = content if isinstance(content, bytes) else _write(content)
+            raw = content if isinstance(content, bytes) else write_der(content)
             siblings[at] = (tag, random.choice((_flip, _number, _cut, _insert))(raw, random))
-    return _write(nodes)
+    return write_der(nodes)
 
 
-def _read(data: bytes) -> list[Any]:
+def read_der(data: bytes) -> list[Any]:
     """Return the elements of `data` as (tag, bytes or elements), none if it is not DER to the end."""
     nodes: list[Any] = []
     at = 0
@@ -285,16 +285,16 @@ def _read(data: bytes) -> list[Any]:
         content = data[at : at + size]
         if len(content) != size:
             return []
-        inside = _read(content) if tag & _CONSTRUCTED else []
+        inside = read_der(content) if tag & _CONSTRUCTED else []
         nodes.append((tag, inside or content))
         at += size
     return nodes
 
 
-def _write(nodes: list[Any]) -> bytes:
+def write_der(nodes: list[Any]) -> bytes:
     written = []
     for tag, inside in nodes:
-        content = inside if isinstance(inside, bytes) else _write(inside)
+        content = inside if isinstance(inside, bytes) else write_der(inside)
         size = len(content)
         raw = size.to_bytes((size.bit_length() + 7) // 8, "big")
         written.append(bytes((tag,)) + (bytes((size,)) if size < 0x80 else bytes((0x80 | len(raw),)) + raw) + content)

@@ -23,6 +23,7 @@ from cvmtool.formats import (
     channel,
     containers,
     control,
+    dsse,
     evidence,
     idblock,
     job,
@@ -46,7 +47,15 @@ from cvmtool.owner.der import Der
 from tests import fakes, samples, vectors
 from tests.fuzz import doctor, machines
 from tests.fuzz.parser import Parser, each, encode, json_object, seeds, text
-from tests.unit.formats import test_evidence, test_idblock, test_manifest, test_receipt, test_report, test_reportmsg
+from tests.unit.formats import (
+    test_dsse,
+    test_evidence,
+    test_idblock,
+    test_manifest,
+    test_receipt,
+    test_report,
+    test_reportmsg,
+)
 from tests.unit.guest import test_kinds
 from tests.unit.guest.samples import UUID
 from tests.unit.guest.samples import pack as guest_pack
@@ -297,9 +306,7 @@ PARSERS: dict[str, Parser] = {
         seeds(wire.canonical_json(samples.pack("data").to_json())),
         write=lambda value: wire.canonical_json(value.to_json()),
     ),
-    "formats.receipt.parse_envelope": Parser(
-        receipt.parse_envelope, seeds(test_receipt.ENVELOPE.encode()), write=encode
-    ),
+    "formats.dsse.parse_envelope": Parser(dsse.parse_envelope, seeds(test_dsse.ENVELOPE.encode()), write=encode),
     "formats.receipt.parse_statement": Parser(
         receipt.parse_statement, seeds(test_receipt.STATEMENT.encode()), write=encode
     ),

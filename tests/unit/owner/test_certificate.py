@@ -26,6 +26,7 @@ from cvmtool.owner.certificate import (
     split_certificates,
 )
 from tests import fakes, vectors
+from tests.fuzz.mutate import read_der, write_der
 
 
 def spki(key):
@@ -211,3 +212,69 @@ def test_any_damage_gives_a_certificate_or_format_error(damage):
     with contextlib.suppress(FormatError):
         parsed = parse_certificate(bytes(der))
         assert parsed.der == bytes(der)
+
+
+def inside(der, path, change):
+    """The DER with the elements at a path of positions changed, and the lengths above put right."""
+    nodes = elements = read_der(der)
+    for step in path:
+        elements = elements[step][1]
+    change(elements)
+    return write_der(nodes)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ((), "certificate has 2 bytes too many"),
+        ((0,), "certificate has 2 bytes too many"),
+        ((0, 0), "certificate has 2 bytes too many"),
+        ((0, 0, 0), "certificate has 2 bytes too many"),
+        ((0, 0, 4), "certificate has 2 bytes too many"),
+        ((0, 0, 7), "certificate has 2 bytes too many"),
+        ((0, 0, 7, 0, 0), "certificate has 2 bytes too many"),
+        ((0, 0, 5, 0), "certificate name has 2 bytes too many"),
+        ((0, 0, 5, 0, 0), "certificate name has 2 bytes too many"),
+    ],
+    ids=[
+        "file",
+        "outside",
+        "signed",
+        "version",
+        "validity",
+        "wrapper",
+        "extension",
+        "part of a name",
+        "value of a part",
+    ],
+)
+def test_nothing_may_follow_in_any_structure(path, said):
+    changed = inside(made(), path, lambda elements: elements.append((5, b"")))
+    with pytest.raises(FormatError, match=said):
+        parse_certificate(changed)
+
+
+def test_the_last_part_of_a_name_is_the_common_name():
+    name = parse_certificate(made()).subject
+    assert amd_common_name(name) == "SEV-VCEK"
+    common, unit = bytes.fromhex("0603550403"), bytes.fromhex("060355040b")
+    assert name.count(common) == 1
+    assert amd_common_name(name.replace(common, unit)) is None
+    assert amd_common_name(inside(name, (0,), lambda parts: parts.insert(0, parts[0]))) is None
+    assert amd_common_name(inside(name, (0,), lambda parts: parts.pop())) is None
+    assert amd_common_name(inside(name, (0,), lambda parts: parts.append(parts[-1]))) is None
+
+
+def test_an_rsa_key_has_amds_size_and_exponent():
+    amds = spki(fakes.fake_amd()._keys.ask.public_key())
+    assert rsa_key(amds) is not None
+    numbers = fakes.fake_amd()._keys.ask.public_key().public_numbers()
+    assert rsa_key(spki(rsa.RSAPublicNumbers(3, numbers.n).public_key())) is None
+    assert rsa_key(spki(rsa.RSAPublicNumbers(65537, numbers.n >> 8 | 1).public_key())) is None
+
+
+def test_a_signature_holds_or_not(genoa):
+    ask = parse_certificate(genoa.ask)
+    key = rsa_key(parse_certificate(genoa.ark).spki)
+    assert signed_by(key, ask.signature, ask.signed) is True
+    assert signed_by(key, ask.signature, ask.signed + b"x") is False
