@@ -20,9 +20,7 @@ from cvmtool.errors import BuildError, ConfigError
 
 _PACKAGES = {
     "mksquashfs": "squashfs-tools",
-    "sqfstar": "squashfs-tools",
     "cryptsetup": "cryptsetup-bin",
-    "unshare": "util-linux",
 }
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

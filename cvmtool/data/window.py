@@ -24,7 +24,7 @@ _MOST = 32 << 20  # bytes that the program may be ahead
 _PAUSE_SECONDS = 0.002
 
 Take = Callable[[int, memoryview], None]
-"""Gets an offset and the bytes that stand there; the first piece comes twice, last as well."""
+"""Gets an offset and the bytes that stand there, for as long as the call lasts; the first piece comes twice, last as well."""
 
 
 class Window:
@@ -35,6 +35,7 @@ class Window:
         self._descriptor = descriptor
         self._take = take
         self._done = 0
+        self._buffer = bytearray(PIECE)
 
     def drain(self, writer: Running) -> None:
         """Pass on what is complete until the writer has ended."""
@@ -85,8 +86,11 @@ class Window:
         return True
 
     def _piece(self, start: int, length: int) -> None:
-        with mmap.mmap(self._descriptor, length, offset=start) as mapped:
-            with memoryview(mapped) as view:
-                self._take(start, view)
-            if start:  # the head is written last
+        # Read, not mapped: the faults of a mapping cost more than a copy.
+        with memoryview(self._buffer)[:length] as view:
+            if os.preadv(self._descriptor, [view], start) != length:
+                raise BuildError("the packing program cut its image short")
+            self._take(start, view)
+        if start:  # the head is written last
+            with mmap.mmap(self._descriptor, length, offset=start) as mapped:
                 mapped.madvise(mmap.MADV_REMOVE)

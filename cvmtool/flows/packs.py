@@ -16,7 +16,8 @@ from pathlib import Path
 
 from cvmtool.config import Settings, private_dir, write_atomic
 from cvmtool.data.oci import OciImage
-from cvmtool.data.pack import Progress, TarSource, TreeSource, make_pack, verify_pack
+from cvmtool.data.pack import TarSource, TreeSource, make_pack
+from cvmtool.data.sealed import Progress, verify_pack
 from cvmtool.errors import ConfigError, FormatError
 from cvmtool.formats.pack import PackDescriptor, Role, parse_pack_descriptor
 from cvmtool.formats.wire import lp, parse_json

@@ -13,7 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from cvmtool.data import pack as packing
-from cvmtool.data.pack import TarSource, TreeSource, make_pack, verify_pack
+from cvmtool.data import sealed as sealing
+from cvmtool.data.pack import TarSource, TreeSource, make_pack
+from cvmtool.data.sealed import verify_pack
 from cvmtool.errors import BuildError, ConfigError, VerificationError
 from cvmtool.formats.pack import BLOCK, HEADER_SIZE, Role, parse_pack_descriptor
 from tests.unit.data.oci_images import directory, hard, layer, member, symbolic
@@ -286,7 +288,7 @@ def fails(*_arguments, **_named):
 @pytest.mark.parametrize("step", ["_squash", "_format", "_write_at", "_superblock", "_volume_key_digest"])
 def test_whatever_fails_leaves_the_old_pack_and_nothing_else(source, tmp_path, monkeypatch, step):
     (tmp_path / "pack").write_bytes(b"old")
-    monkeypatch.setattr(packing, step, fails)
+    monkeypatch.setattr(packing if step == "_squash" else sealing, step, fails)
     with pytest.raises(KeyError):
         make(TreeSource(path=source), tmp_path / "pack")
     assert left(tmp_path) == ["pack"]
@@ -335,7 +337,7 @@ def test_a_stream_that_is_no_tar_is_a_failure(tmp_path):
 def test_neither_key_is_on_disk_in_an_argument_or_in_the_environment(source, tmp_path, monkeypatch):
     volume_key = bytes(range(100, 164))
     random = secrets.token_bytes
-    monkeypatch.setattr(packing.secrets, "token_bytes", lambda size: volume_key if size == 64 else random(size))
+    monkeypatch.setattr(sealing.secrets, "token_bytes", lambda size: volume_key if size == 64 else random(size))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     told = []
@@ -348,6 +350,7 @@ def test_neither_key_is_on_disk_in_an_argument_or_in_the_environment(source, tmp
         return printed
 
     monkeypatch.setattr(packing, "run", watched)
+    monkeypatch.setattr(sealing, "run", watched)
     descriptor = make(TreeSource(path=source), tmp_path / "pack")
     told += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] + [repr(descriptor).encode()]
     for secret in (volume_key, volume_key[:32], volume_key[32:], PASSPHRASE):
@@ -372,6 +375,7 @@ def test_no_plaintext_is_on_disk(source, tmp_path, monkeypatch):
         return printed
 
     monkeypatch.setattr(packing, "run", watched)
+    monkeypatch.setattr(sealing, "run", watched)
     make(TreeSource(path=source), tmp_path / "pack")
     assert seen
     assert not any(noise[:64] in data for data in seen)
