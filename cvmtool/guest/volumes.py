@@ -3,7 +3,7 @@
 """Volumes: LUKS2 with authenticated sectors, btrfs on top, and the owner's mark that tells the newest state from older ones.
 
 Zone: guest (measured).
-Spec: docs/protocol.md section 12; ADR-0016 says why btrfs, and what each layer stops.
+Spec: docs/protocol.md section 12; ADR-0021 says why btrfs, and what each layer stops.
 
 Each sector is authenticated by itself, so the host can still give back an older sector in its place. btrfs never writes in
 place: every node is named by the one above it with its generation, every block of data with its SHA-256, up to the superblock.

@@ -3,7 +3,7 @@
 """What an owner knows of the states of a volume, so that an older one is not taken for the newest.
 
 Zone: owner. Pure: the marks come in as bytes; whoever calls keeps the history on disk.
-Spec: docs/protocol.md section 12; ADR-0017.
+Spec: docs/protocol.md section 12; ADR-0021.
 
 A state is begun before the guest hears of it and acknowledged after the guest has written it. Between the two nobody can
 know which of both a disk holds, so both are taken. Begun states have marks of their own: one counter on two disks that
