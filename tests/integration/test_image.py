@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cvmtool.config import PACKAGE_DIR, load_settings, resources
+from cvmtool.formats.machine import SHELL_WORD
 from cvmtool.formats.manifest import Mode
 from cvmtool.image.archive import find_archive
 from cvmtool.image.build import Source, build_image
@@ -79,6 +80,23 @@ def test_a_changed_file_is_named(bundle: Bundle, store: Store, source: Source, t
     named = [line for line in result.differences if line.endswith((" differs", " is new", " is gone"))]
     assert named == ["initrd: init differs", "rootfs.img: etc/hostname differs"]
     assert any(line.startswith("sources:") for line in result.differences)
+
+
+def test_the_operator_image_is_rebuilt_as_well(store: Store, bundle: Bundle, tmp_path: Path) -> None:
+    """Built from two folders, its own and that of the image which it extends."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(resources("images"), tmp_path / "images", ignore=ignore)
+    shutil.copytree(PACKAGE_DIR, tmp_path / "cvmtool", ignore=ignore)
+    source = Source(image=tmp_path / "images/operator", package=tmp_path / "cvmtool")
+    operator = build_image(source, tmp_path / "operator", store=store, find_archive=find_archive, locked=True)
+    assert operator.manifest.name == "operator"
+    for mode in Mode:
+        assert SHELL_WORD in operator.cmdline(mode).split()
+        assert SHELL_WORD not in bundle.cmdline(mode)
+    result = reproduce_bundle(
+        operator, source, store=store, find_archive=find_archive, progress=lambda _: None, notice=lambda _: None
+    )
+    assert (result.differences, result.rebuilt) == ((), operator.digest)
 
 
 _AS_OTHER = """

@@ -10,15 +10,18 @@ from cvmtool.flows import images
 from cvmtool.flows.images import bring_up_to_date, image_source
 
 
-def test_the_base_image_has_a_recipe():
-    assert image_source("base").image == Path(__file__).parents[3] / "images/base"
+@pytest.mark.parametrize("name", ["base", "operator"])
+def test_an_image_has_a_recipe(name):
+    source = image_source(name)
+    assert source.image == Path(__file__).parents[3] / "images" / name
+    assert source.recipe().name == name
 
 
 @pytest.mark.parametrize("name", ["nothing", "", "../images/base", "base/init", "/"])
 def test_an_image_without_a_recipe_is_refused_with_those_there_are(name):
     with pytest.raises(ConfigError) as refusal:
         image_source(name)
-    assert "base" in refusal.value.hint
+    assert "base, operator" in refusal.value.hint
 
 
 def test_an_image_is_built_into_the_data_directory_from_kept_packages(monkeypatch):
