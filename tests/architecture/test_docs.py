@@ -4,7 +4,10 @@
 
 import ast
 import importlib
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +22,7 @@ from cvmtool.formats.policybits import PLATFORM_BITS, POLICY_BITS
 from cvmtool.owner.jobfile import parse_job_file
 from cvmtool.owner.policy import OPTIONAL, Policy
 from cvmtool.owner.policyfile import parse_policy
+from tests.architecture.manpage import render_man
 from tests.architecture.pages import commands, render_cli
 from tests.architecture.source import MODULES, PACKAGE, ROOT
 from tests.architecture.test_layers import MAY_IMPORT
@@ -155,6 +159,25 @@ def test_cli_is_what_the_commands_say(request):
     if request.config.getoption("--update-golden"):
         path.write_text(render_cli(), "utf-8")
     assert path.read_text("utf-8") == render_cli(), "pytest tests/architecture/test_docs.py --update-golden"
+
+
+def test_the_man_page_is_what_the_commands_say(request):
+    path = ROOT / "docs/man/cvmtool.1"
+    if request.config.getoption("--update-golden"):
+        path.write_text(render_man(), "utf-8")
+    assert path.read_text("utf-8") == render_man(), "pytest tests/architecture/test_docs.py --update-golden"
+
+
+def test_man_reads_its_page_without_a_warning():
+    """groff says what it does not understand."""
+    if shutil.which("man") is None or shutil.which("groff") is None:
+        pytest.skip("man and groff are not installed")
+    command = ["man", "--warnings=all", "--local-file", str(ROOT / "docs/man/cvmtool.1")]
+    environment = {**os.environ, "MANPAGER": "cat", "MANWIDTH": "100", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert done.stderr == ""
+    for words in ("cvmtool train JOB.yaml", "--dry-run", "EXIT STATUS", "host failed us"):
+        assert words in re.sub(r".\x08", "", done.stdout)
 
 
 def test_errors_are_those_of_the_code():

@@ -30,7 +30,7 @@ def wheel(tmp_path_factory):
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("cvmtool", *SHARED):
+    for name in ("cvmtool", "docs/man", *SHARED):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     out = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "-q", "--no-index", "--no-deps"]
@@ -88,6 +88,12 @@ def test_it_holds_every_module_and_every_shared_file(wheel):
         assert f"cvmtool/{name}" in held
     assert "cvmtool/_share/templates/domain-dryrun.xml.j2" in held
     assert held == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in required.items()}
+
+
+def test_it_brings_the_man_page(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("share/man/man1/cvmtool.1")]
+        assert archive.read(name) == (ROOT / "docs/man/cvmtool.1").read_bytes()
 
 
 def test_it_keeps_the_execute_bit(wheel):
