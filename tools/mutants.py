@@ -293,6 +293,10 @@ class _Hot:
     def __init__(self, work: list[Mutant], run: Runner) -> None:
         self._work = work
         self._run = run
+        self.late: list[Mutant] = []
+        """Changes of functions that ran while the tests were collected, and never again."""
+        self.failing: list[str] = []
+        """Tests that fail without any change: they can notice nothing."""
 
     def pytest_runtestloop(self, session: Any) -> bool:
         from cvmtool.formats.tcb import ProductLine
@@ -316,8 +320,6 @@ class _Hot:
             for items in ([i for i in session.items if i.nodeid.partition("::")[0] == file] for file in files):
                 calling = [item for item in items if key in called[item.nodeid]]
                 show(sorted(calling, key=lambda item: seconds[item.nodeid]), place)
-            if not any(key in keys for keys in called.values()):  # while the tests were collected, that is
-                show([item for file in files for item in session.items if item.nodeid.startswith(f"{file}::")], place)
 
         def show(items: list[Any], place: Path, before: Callable[[Any], None] | None = None) -> None:
             session.config._tmp_path_factory._basetemp = place
@@ -354,10 +356,14 @@ class _Hot:
             took = {name: end - start for (name, start), end in zip(starts.items(), ends, strict=True)}
             (place / "watched").write_bytes(pickle.dumps((calls, took, failures.names)))
 
-        called, seconds, failing = self._run.unchanged(watch)
-        session.items[:] = [item for item in session.items if item.nodeid not in failing]
-        print("left out, because they fail without any change:", *(failing or ["none"]), sep="\n  ")
-        self._run(self._work, child)
+        called, seconds, self.failing = self._run.unchanged(watch)
+        now: list[Mutant] = []
+        session.items[:] = [item for item in session.items if item.nodeid not in self.failing]
+        everything = set().union(*called.values())
+        for mutant in self._work:
+            here = mutant.function is not None and (str(PACKAGE / mutant.module), mutant.function[0]) in everything
+            (now if here else self.late).append(mutant)
+        self._run(now, child)
         return True
 
 
@@ -401,15 +407,40 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self._mutant.code, module.__dict__)
 
 
-def _cold(mutant: Mutant, place: Path) -> None:
-    """Run the tests with everything of cvmtool imported anew."""
+def _cold(mutant: Mutant, place: Path, failing: list[str]) -> None:
+    """Run the tests, but those that fail anyway, with everything of cvmtool imported anew."""
     import pytest
 
     sys.meta_path.insert(0, _Changed(mutant))
     options = ["-q", "-x", "-p", "no:cacheprovider", f"--basetemp={place / 'tmp'}", f"--rootdir={ROOT}"]
+    options += [f"--deselect={name}" for name in failing]
     code = pytest.main([*options, *test_files(mutant.module)], plugins=[_Stop()])
     if code:
         os._exit(1)
+
+
+def run_hot(work: list[Mutant], runner: Runner, paths: list[str]) -> tuple[list[Mutant], list[str]]:
+    """Run the changes that a collected session can show; return those that it cannot, and the tests that fail anyway.
+
+    It does so in a copy of the process, so that this one goes on having imported nothing of cvmtool.
+    """
+    import pytest
+
+    number = {id(mutant): at for at, mutant in enumerate(work)}
+    with tempfile.TemporaryDirectory() as place:
+        result = Path(place) / "result"
+        process = os.fork()
+        if not process:
+            hot = _Hot(work, runner)
+            files = sorted({file for path in paths for file in test_files(path)})
+            pytest.main(["-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *files], plugins=[hot])
+            tried = [(number[id(mutant)], verdict) for mutant, verdict in runner.verdicts]
+            result.write_text(json.dumps([tried, [number[id(mutant)] for mutant in hot.late], hot.failing]))
+            os._exit(0)
+        os.waitpid(process, 0)
+        tried, late, failing = json.loads(result.read_text())
+    runner.verdicts += [(work[at], verdict) for at, verdict in tried]
+    return [work[at] for at in late], failing
 
 
 def _few_keys() -> None:
@@ -538,15 +569,14 @@ def main() -> int:
     sys.path.insert(0, str(ROOT))
     started = time.monotonic()
     work = [mutant for path in paths for mutant in mutants(path)]
-    import pytest  # before the copies are made
-
     _settle()
     _few_keys()
     runner = Runner(given.jobs, given.out)
-    runner([mutant for mutant in work if mutant.function is None], _cold)
-    hot = _Hot([mutant for mutant in work if mutant.function is not None], runner)
-    files = sorted({file for path in paths for file in test_files(path)})
-    pytest.main(["-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *files], plugins=[hot])
+    hot = [mutant for mutant in work if mutant.function is not None]
+    late, failing = run_hot(hot, runner, paths)
+    print("left out, because they fail without any change:", *(failing or ["none"]), sep="\n  ")
+    cold = [*(mutant for mutant in work if mutant.function is None), *late]
+    runner(cold, lambda mutant, place: _cold(mutant, place, failing))
     if len(runner.verdicts) != len(work):
         print(f"{len(work) - len(runner.verdicts)} changes were not tried")
         return 1
