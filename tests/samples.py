@@ -3,10 +3,12 @@
 """A pack, a job and a job file that hold in every detail, for tests that then change one."""
 
 import hashlib
+import json
 from dataclasses import replace
 
 from cvmtool.formats.job import Container, JobManifest, Limits, Network, Output, OutputKind, Resources
 from cvmtool.formats.pack import PackDescriptor, Role
+from cvmtool.formats.wire import canonical_json
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -26,6 +28,17 @@ def pack(name: str, role: Role = Role.INPUT, **changes) -> PackDescriptor:
         header_sha256="cd" * 32,
     )
     return replace(base, **changes)
+
+
+def changed_json(base: object, path: list[str | int] | tuple[str | int, ...], value: object) -> bytes:
+    """The canonical bytes of `base` with `value` at `path`."""
+    document = json.loads(json.dumps(base))
+    *parents, last = path
+    at = document
+    for step in parents:
+        at = at[step]
+    at[last] = value
+    return canonical_json(document)
 
 
 def manifest(**changes) -> JobManifest:

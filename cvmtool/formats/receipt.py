@@ -1,19 +1,25 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""The receipt: an in-toto statement in a DSSE envelope, and nothing that needs a key.
+"""The receipt's statement: in-toto v1, with SLSA's account of the run and the evidence of the guest that gives it.
 
-Zone: shared. Pure: no I/O. The guest signs (`cvmtool.guest.receipt`), the owner verifies (`cvmtool.owner.receipts`).
-Spec: docs/protocol.md section 11; in-toto Statement v1; DSSE v1 (pre-authentication encoding, "PAE").
+Zone: shared. Pure: no I/O. It travels in an envelope (`cvmtool.formats.dsse`).
+Spec: docs/protocol.md section 11; docs/reference/receipt.md, field by field; in-toto Statement v1; SLSA Provenance v1.
 """
 
 from __future__ import annotations
 
-import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from cvmtool.errors import FormatError
+from cvmtool.formats.dsse import MAX_ENVELOPE
 from cvmtool.formats.evidence import MAX_EVIDENCE, Evidence, parse_evidence
-from cvmtool.formats.job import OUTPUT_NAME
+from cvmtool.formats.gpu import MAX_GPUS
+from cvmtool.formats.job import OUTPUT_NAME, Network, OutputKind
+from cvmtool.formats.pack import NAME, Role
 from cvmtool.formats.wire import (
     JsonObject,
     canonical_json,
@@ -26,19 +32,48 @@ from cvmtool.formats.wire import (
     typed,
 )
 
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:cvmtool:training-receipt:v1"
-MAX_RECEIPT = 1 << 20  # bytes
+PREDICATE_TYPE = "urn:cvmtool:training-receipt:v2"
+BUILD_TYPE = "urn:cvmtool:job:v1"
+BUILDERS = {False: "urn:cvmtool:guest:v1", True: "urn:cvmtool:simulated-guest:v1"}
+"""By `simulated`: whoever reads the SLSA part alone still tells a dry run from a confidential run."""
+ATTESTATION_KIND = "amd-sev-snp"
+IMAGE_ENTRY = "guest-image"
+CONTAINER_ENTRY = "container-image"
+LOG_ENTRY = "log"
+VERITY_ROOT = "dmVerityRoot"
+LAUNCH_DIGEST = "sevSnpLaunchDigest"
+MEASUREMENT_BYTES = 48
+IMAGE_ID_BYTES = 16
+E = TypeVar("E", bound=StrEnum)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", re.ASCII)
+
+
+class Access(StrEnum):
+    """What the owner could do in the guest while the job ran, beyond its control service."""
+
+    SHELL = "shell"
+    EXEC = "exec"
+    TUNNEL = "tunnel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputDigest:
-    """An output as it left the guest."""
+    """An output as it left the guest, which had parsed it as `kind`."""
 
     name: str
+    kind: OutputKind
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputDigest:
+    """A pack that the guest opened, by its dm-verity root (SHA-256, 64 hex digits)."""
+
+    name: str
+    role: Role
+    root_hash: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,165 +81,233 @@ class Statement:
     """What the guest says happened. Believe it as far as the report inside it goes (docs/limitations.md)."""
 
     outputs: tuple[OutputDigest, ...]
-    simulated: bool
-    """What the guest's measured command line says; a verifier decides by the root that signed the report."""
-    nonce: bytes
-    evidence: Evidence
     manifest_sha256: bytes
-    owner_key: bytes
+    network: Network
+    access: tuple[Access, ...]
+    gpus: int
+    """How many the job asked for. That they were verified is the owner's doing, and not shown here."""
     container_digest: str
-    inputs: tuple[tuple[str, str], ...]
-    """(pack name, dm-verity root hash), the container's included."""
-    log_sha256: str
-    log_size: int
-    exit_code: int
+    inputs: tuple[InputDigest, ...]
+    """The container's pack included."""
+    measurement: bytes
+    """The launch digest, 48 bytes, as the report has it."""
+    image_id: bytes
+    """16 bytes, as the report has it: the first half of the image manifest's SHA-256, or zero if the launch was not signed."""
     started: str
     """RFC 3339, by the guest's clock, which the host sets: a claim."""
     finished: str
+    log_sha256: str
+    log_size: int
+    exit_code: int
+    simulated: bool
+    """What the guest's measured command line says; a verifier decides by the root that signed the report."""
+    nonce: bytes
+    owner_key: bytes
+    evidence: Evidence
 
     def encode(self) -> bytes:
         """Return the in-toto statement as canonical JSON."""
         return canonical_json(
             {
                 "_type": STATEMENT_TYPE,
+                "subject": [
+                    _descriptor(item.name, "sha256", item.sha256, kind=item.kind.value, size=item.size)
+                    for item in self.outputs
+                ],
                 "predicateType": PREDICATE_TYPE,
-                "subject": [{"name": item.name, "digest": {"sha256": item.sha256}} for item in self.outputs],
                 "predicate": {
-                    "simulated": self.simulated,
-                    "nonce": self.nonce.hex(),
-                    "evidence": to_base64(self.evidence.encode()),
-                    "manifest_sha256": self.manifest_sha256.hex(),
-                    "owner_key": self.owner_key.hex(),
-                    "container_digest": self.container_digest,
-                    "inputs": [{"name": name, "root_hash": root} for name, root in self.inputs],
-                    "output_sizes": {item.name: item.size for item in self.outputs},
-                    "log": {"sha256": self.log_sha256, "size": self.log_size},
-                    "exit_code": self.exit_code,
-                    "started": self.started,
-                    "finished": self.finished,
+                    "buildDefinition": self._definition(),
+                    "runDetails": self._details(),
+                    "result": {"exitCode": self.exit_code},
+                    "attestation": {
+                        "kind": ATTESTATION_KIND,
+                        "simulated": self.simulated,
+                        "nonce": self.nonce.hex(),
+                        "ownerKey": self.owner_key.hex(),
+                        "evidence": to_base64(self.evidence.encode()),
+                    },
                 },
             }
         )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
-    """A DSSE envelope with one signature, not yet checked."""
-
-    payload: bytes
-    keyid: str
-    signature: bytes
-
-    def to_json(self) -> JsonObject:
-        """Return the envelope as DSSE spells it."""
+    def _definition(self) -> JsonObject:
         return {
-            "payloadType": PAYLOAD_TYPE,
-            "payload": to_base64(self.payload),
-            "signatures": [{"keyid": self.keyid, "sig": to_base64(self.signature)}],
+            "buildType": BUILD_TYPE,
+            "externalParameters": {
+                "manifest": {"digest": {"sha256": self.manifest_sha256.hex()}},
+                "network": self.network.value,
+                "access": [item.value for item in self.access],
+                "gpus": self.gpus,
+            },
+            "resolvedDependencies": [
+                _descriptor(CONTAINER_ENTRY, "sha256", self.container_digest.removeprefix("sha256:")),
+                *(_descriptor(item.name, VERITY_ROOT, item.root_hash, role=item.role.value) for item in self.inputs),
+            ],
         }
 
-    def encode(self) -> bytes:
-        """Return the envelope as canonical JSON."""
-        return canonical_json(self.to_json())
+    def _details(self) -> JsonObject:
+        image = _descriptor(IMAGE_ENTRY, LAUNCH_DIGEST, self.measurement.hex(), imageId=self.image_id.hex())
+        return {
+            "builder": {"id": BUILDERS[self.simulated], "builderDependencies": [image]},
+            "metadata": {"startedOn": self.started, "finishedOn": self.finished},
+            "byproducts": [_descriptor(LOG_ENTRY, "sha256", self.log_sha256, size=self.log_size)],
+        }
 
 
-def pae(payload: bytes) -> bytes:
-    """Return DSSE's pre-authentication encoding: the bytes that are signed."""
-    kind = PAYLOAD_TYPE.encode("ascii")
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
-
-
-def key_id(receipt_key: bytes) -> str:
-    """Return the keyid of a raw Ed25519 public key: its SHA-256 as hex."""
-    return hashlib.sha256(receipt_key).hexdigest()
-
-
-def parse_envelope(data: bytes) -> Envelope:
-    """Read an envelope. White space between JSON tokens is allowed: the payload is what is signed.
-
-    Raises:
-        FormatError: another payload type, not exactly one signature, or a malformed field.
-    """
-    value = parse_json(data, what="receipt", limit=MAX_RECEIPT)
-    members(value, what="receipt", required={"payloadType", "payload", "signatures"})
-    if value["payloadType"] != PAYLOAD_TYPE:
-        raise FormatError(f"receipt.payloadType is {str(value['payloadType'])[:64]!r}; {PAYLOAD_TYPE!r} is required")
-    signatures = typed(value, "signatures", list, what="receipt")
-    if len(signatures) != 1 or not isinstance(signatures[0], dict):
-        raise FormatError(f"receipt.signatures has {len(signatures)} entries; exactly one is required")
-    members(signatures[0], what="receipt.signatures[0]", required={"keyid", "sig"})
-    keyid = typed(signatures[0], "keyid", str, what="receipt.signatures[0]")
-    parse_hex(keyid, 32, what="receipt.signatures[0].keyid")
-    signature = parse_base64(signatures[0]["sig"], what="receipt.signatures[0].sig", limit=64)
-    if len(signature) != 64:
-        raise FormatError(f"receipt.signatures[0].sig has {len(signature)} bytes; 64 are required")
-    payload = parse_base64(value["payload"], what="receipt.payload", limit=MAX_RECEIPT)
-    return Envelope(payload=payload, keyid=keyid, signature=signature)
+def _descriptor(name: str, algorithm: str, digest: str, **annotations: str | int) -> JsonObject:
+    """Return one of in-toto's resource descriptors."""
+    extra: JsonObject = {"annotations": annotations} if annotations else {}
+    return {"name": name, "digest": {algorithm: digest}, **extra}
 
 
 def parse_statement(payload: bytes) -> Statement:
     """Read the statement in an envelope's payload.
 
     Raises:
-        FormatError: another type, a key missing, unknown or malformed.
+        FormatError: another type, a key missing, unknown or malformed, or two entries of one name.
     """
-    value = parse_json(payload, what="statement", limit=MAX_RECEIPT)
-    members(value, what="statement", required={"_type", "predicateType", "subject", "predicate"})
-    for key, required in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
-        if value[key] != required:
-            raise FormatError(f"statement.{key} is {str(value[key])[:64]!r}; {required!r} is required")
-    what = "statement.predicate"
+    value = parse_json(payload, what="statement", limit=MAX_ENVELOPE)
+    _require(value, "statement", {"_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE}, "subject", "predicate")
     predicate = typed(value, "predicate", dict, what="statement")
-    members(
-        predicate,
-        what=what,
-        required={
-            "simulated", "nonce", "evidence", "manifest_sha256", "owner_key", "container_digest", "inputs", "output_sizes",
-            "log", "exit_code", "started", "finished",
-        },
-    )  # fmt: skip
-    log = typed(predicate, "log", dict, what=what)
-    members(log, what=f"{what}.log", required={"sha256", "size"})
-    parse_hex(log["sha256"], 32, what=f"{what}.log.sha256")
-    inputs = []
-    for item in typed(predicate, "inputs", list, what=what):
-        if not isinstance(item, dict):
-            raise FormatError(f"{what}.inputs holds a {type(item).__name__}; an object is required")
-        members(item, what=f"{what}.inputs", required={"name", "root_hash"})
-        parse_hex(item["root_hash"], 32, what=f"{what}.inputs.root_hash")
-        inputs.append((typed(item, "name", str, what=f"{what}.inputs"), item["root_hash"]))
-    sizes = typed(predicate, "output_sizes", dict, what=what)
+    _require(predicate, "predicate", {}, "buildDefinition", "runDetails", "result", "attestation")
+    result = _child(predicate, "result", "predicate", "exitCode")
+    attestation = _child(
+        predicate, "attestation", "predicate", "simulated", "nonce", "ownerKey", "evidence", kind=ATTESTATION_KIND
+    )
+    simulated = typed(attestation, "simulated", bool, what="attestation")
     return Statement(
-        outputs=_parse_subjects(typed(value, "subject", list, what="statement"), sizes),
-        simulated=typed(predicate, "simulated", bool, what=what),
-        nonce=parse_hex(predicate["nonce"], 32, what=f"{what}.nonce"),
-        evidence=parse_evidence(parse_base64(predicate["evidence"], what=f"{what}.evidence", limit=MAX_EVIDENCE)),
-        manifest_sha256=parse_hex(predicate["manifest_sha256"], 32, what=f"{what}.manifest_sha256"),
-        owner_key=parse_hex(predicate["owner_key"], 32, what=f"{what}.owner_key"),
-        container_digest=typed(predicate, "container_digest", str, what=what),
-        inputs=tuple(inputs),
-        log_sha256=log["sha256"],
-        log_size=natural(log, "size", what=f"{what}.log"),
-        exit_code=natural(predicate, "exit_code", what=what, most=255),
-        started=typed(predicate, "started", str, what=what),
-        finished=typed(predicate, "finished", str, what=what),
+        outputs=_outputs(typed(value, "subject", list, what="statement")),
+        exit_code=natural(result, "exitCode", what="result", most=255),
+        simulated=simulated,
+        nonce=parse_hex(attestation["nonce"], 32, what="attestation.nonce"),
+        owner_key=parse_hex(attestation["ownerKey"], 32, what="attestation.ownerKey"),
+        evidence=parse_evidence(parse_base64(attestation["evidence"], what="attestation.evidence", limit=MAX_EVIDENCE)),
+        **_read_definition(predicate),
+        **_read_details(predicate, simulated=simulated),
     )
 
 
-def _parse_subjects(subjects: list[object], sizes: JsonObject) -> tuple[OutputDigest, ...]:
+def _read_definition(predicate: JsonObject) -> dict[str, Any]:
+    what = "buildDefinition"
+    definition = _child(
+        predicate, what, "predicate", "externalParameters", "resolvedDependencies", buildType=BUILD_TYPE
+    )
+    given = _child(definition, "externalParameters", what, "manifest", "network", "access", "gpus")
+    manifest = _child(given, "manifest", "externalParameters", "digest")
+    digest = _child(manifest, "digest", "manifest", "sha256")
+    access = [_member(item, Access, "externalParameters.access") for item in _list(given, "access")]
+    if access != sorted(set(access)):
+        raise FormatError("externalParameters.access is not sorted, or names something twice")
+    entries = _list(definition, "resolvedDependencies")
+    name, container, _ = _read_descriptor(entries[0] if entries else None, "resolvedDependencies", "sha256", 32)
+    if name != CONTAINER_ENTRY:
+        raise FormatError(f"resolvedDependencies begins with {name[:64]!r}; {CONTAINER_ENTRY!r} is required")
+    return {
+        "manifest_sha256": parse_hex(digest["sha256"], 32, what="manifest.digest.sha256"),
+        "network": _member(given["network"], Network, "externalParameters.network"),
+        "access": tuple(access),
+        "gpus": natural(given, "gpus", what="externalParameters", most=MAX_GPUS),
+        "container_digest": f"sha256:{container}",
+        "inputs": _inputs(entries[1:]),
+    }
+
+
+def _read_details(predicate: JsonObject, *, simulated: bool) -> dict[str, Any]:
+    what = "runDetails"
+    details = _child(predicate, what, "predicate", "builder", "metadata", "byproducts")
+    builder = _child(details, "builder", what, "builderDependencies", id=BUILDERS[simulated])
+    name, measurement, notes = _only(builder, "builderDependencies", LAUNCH_DIGEST, MEASUREMENT_BYTES, "imageId")
+    if name != IMAGE_ENTRY:
+        raise FormatError(f"builderDependencies holds {name[:64]!r}; {IMAGE_ENTRY!r} is required")
+    metadata = _child(details, "metadata", what, "startedOn", "finishedOn")
+    for key in ("startedOn", "finishedOn"):
+        if not _TIME.fullmatch(typed(metadata, key, str, what="metadata")):
+            raise FormatError(f"metadata.{key} is {metadata[key][:48]!r}; a time in UTC (RFC 3339) is required")
+    log, log_digest, log_notes = _only(details, "byproducts", "sha256", 32, "size")
+    if log != LOG_ENTRY:
+        raise FormatError(f"byproducts holds {log[:64]!r}; {LOG_ENTRY!r} is required")
+    return {
+        "measurement": bytes.fromhex(measurement),
+        "image_id": parse_hex(notes["imageId"], IMAGE_ID_BYTES, what="builderDependencies.annotations.imageId"),
+        "started": metadata["startedOn"],
+        "finished": metadata["finishedOn"],
+        "log_sha256": log_digest,
+        "log_size": natural(log_notes, "size", what="byproducts.annotations"),
+    }
+
+
+def _outputs(entries: list[object]) -> tuple[OutputDigest, ...]:
     outputs = []
-    for item in subjects:
-        if not isinstance(item, dict):
-            raise FormatError(f"statement.subject holds a {type(item).__name__}; an object is required")
-        members(item, what="statement.subject", required={"name", "digest"})
-        name = typed(item, "name", str, what="statement.subject")
+    for entry in entries:
+        name, digest, notes = _read_descriptor(entry, "subject", "sha256", 32, "kind", "size")
         if not OUTPUT_NAME.fullmatch(name):
-            raise FormatError(f"statement.subject.name is {name[:64]!r}; a relative path of plain names is required")
-        digest = typed(item, "digest", dict, what="statement.subject")
-        members(digest, what="statement.subject.digest", required={"sha256"})
-        parse_hex(digest["sha256"], 32, what="statement.subject.digest.sha256")
-        size = natural(sizes, name, what="statement.predicate.output_sizes")
-        outputs.append(OutputDigest(name=name, size=size, sha256=digest["sha256"]))
-    if {item.name for item in outputs} != set(sizes) or len(outputs) != len(sizes):
-        raise FormatError("statement.subject and statement.predicate.output_sizes name different outputs")
+            raise FormatError(f"subject.name is {name[:64]!r}; a relative path of plain names is required")
+        kind = _member(notes["kind"], OutputKind, "subject.annotations.kind")
+        size = natural(notes, "size", what="subject.annotations")
+        outputs.append(OutputDigest(name=name, kind=kind, size=size, sha256=digest))
+    _require_distinct([item.name for item in outputs], "subject")
     return tuple(outputs)
+
+
+def _inputs(entries: list[object]) -> tuple[InputDigest, ...]:
+    inputs = []
+    for entry in entries:
+        name, root, notes = _read_descriptor(entry, "resolvedDependencies", VERITY_ROOT, 32, "role")
+        if not NAME.fullmatch(name):
+            raise FormatError(f"resolvedDependencies.name is {name[:64]!r}; the name of a pack is required")
+        role = _member(notes["role"], Role, "resolvedDependencies.annotations.role")
+        inputs.append(InputDigest(name=name, role=role, root_hash=root))
+    _require_distinct([item.name for item in inputs], "resolvedDependencies")
+    return tuple(inputs)
+
+
+def _read_descriptor(
+    entry: object, what: str, algorithm: str, size: int, *annotations: str
+) -> tuple[str, str, JsonObject]:
+    """Return name, digest (hex) and annotations of a resource descriptor that has these and nothing else."""
+    if not isinstance(entry, dict):
+        raise FormatError(f"{what} holds a {type(entry).__name__}; a resource descriptor is required")
+    _require(entry, what, {}, "name", "digest", *(["annotations"] if annotations else []))
+    digest = _child(entry, "digest", what, algorithm)
+    parse_hex(digest[algorithm], size, what=f"{what}.digest.{algorithm}")
+    notes = _child(entry, "annotations", what, *annotations) if annotations else {}
+    return typed(entry, "name", str, what=what), digest[algorithm], notes
+
+
+def _only(
+    parent: JsonObject, key: str, algorithm: str, size: int, *annotations: str
+) -> tuple[str, str, JsonObject]:
+    entries = _list(parent, key)
+    if len(entries) != 1:
+        raise FormatError(f"{key} has {len(entries)} entries; exactly one is required")
+    return _read_descriptor(entries[0], key, algorithm, size, *annotations)
+
+
+def _list(parent: JsonObject, key: str) -> list[object]:
+    return typed(parent, key, list, what="predicate")
+
+
+def _child(parent: JsonObject, key: str, parent_name: str, *free: str, **fixed: str) -> JsonObject:
+    """Return the object below `key`, which has exactly the keys `free`, and those of `fixed` with their values."""
+    value: JsonObject = typed(parent, key, dict, what=parent_name)
+    _require(value, key, fixed, *free)
+    return value
+
+
+def _require(value: JsonObject, what: str, fixed: Mapping[str, str], *free: str) -> None:
+    members(value, what=what, required={*fixed, *free})
+    for key, required in fixed.items():
+        if value[key] != required:
+            raise FormatError(f"{what}.{key} is {str(value[key])[:64]!r}; {required!r} is required")
+
+
+def _require_distinct(names: list[str], what: str) -> None:
+    if len(set(names)) != len(names):
+        raise FormatError(f"{what} names one thing twice")
+
+
+def _member(value: object, kind: type[E], what: str) -> E:
+    try:
+        return kind(str(value))
+    except ValueError as error:
+        raise FormatError(f"{what} is {str(value)[:32]!r}; one of {', '.join(kind)} is required") from error

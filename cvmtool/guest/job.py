@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cvmtool.formats.control import ControlError, Stage
+from cvmtool.formats.dsse import Envelope
 from cvmtool.formats.job import JobManifest
-from cvmtool.formats.receipt import Envelope
 from cvmtool.formats.release import Secrets
 from cvmtool.formats.wire import JsonObject
 from cvmtool.guest import unlock

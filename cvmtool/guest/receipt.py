@@ -8,13 +8,17 @@ Spec: docs/protocol.md section 11.
 
 from __future__ import annotations
 
+from cvmtool.formats.dsse import Envelope, key_id, pae
 from cvmtool.formats.job import JobManifest
-from cvmtool.formats.receipt import Envelope, OutputDigest, Statement, key_id, pae
+from cvmtool.formats.receipt import InputDigest, OutputDigest, Statement
 from cvmtool.guest.attest import Attested
 from cvmtool.guest.container import Outcome
 from cvmtool.guest.keys import BootKeys
 from cvmtool.guest.log import LogBook
 from cvmtool.guest.outputs import Accepted
+
+_IMAGE_ID = slice(0x20, 0x30)  # of ATTESTATION_REPORT, in every version
+_MEASUREMENT = slice(0x90, 0xC0)
 
 
 def sign_receipt(
@@ -28,19 +32,28 @@ def sign_receipt(
     simulated: bool,
 ) -> Envelope:
     """Return the signed receipt of a job that has ended; `released` is the challenge under which its keys came."""
+    report = released.evidence.report
     payload = Statement(
-        outputs=tuple(OutputDigest(name=item.output.name, size=item.size, sha256=item.sha256) for item in outputs),
-        simulated=simulated,
-        nonce=released.challenge.nonce,
-        evidence=released.evidence,
+        outputs=tuple(
+            OutputDigest(name=item.output.name, kind=item.output.kind, size=item.size, sha256=item.sha256)
+            for item in outputs
+        ),
         manifest_sha256=released.challenge.manifest_sha256,
-        owner_key=released.challenge.owner_key,
+        network=manifest.network,
+        access=(),  # a job's guest serves none: a shell is a machine's alone (cvmtool.guest.machine)
+        gpus=manifest.resources.gpus,
         container_digest=manifest.container.oci_digest,
-        inputs=tuple((pack.name, pack.root_hash) for pack in manifest.packs),
+        inputs=tuple(InputDigest(name=pack.name, role=pack.role, root_hash=pack.root_hash) for pack in manifest.packs),
+        measurement=report[_MEASUREMENT],
+        image_id=report[_IMAGE_ID],
+        started=outcome.started,
+        finished=outcome.finished,
         log_sha256=log.sha256,
         log_size=log.size,
         exit_code=outcome.exit_code,
-        started=outcome.started,
-        finished=outcome.finished,
+        simulated=simulated,
+        nonce=released.challenge.nonce,
+        owner_key=released.challenge.owner_key,
+        evidence=released.evidence,
     ).encode()
     return Envelope(payload=payload, keyid=key_id(keys.receipt_key), signature=keys.receipt.sign(pae(payload)))

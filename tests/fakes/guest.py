@@ -17,6 +17,9 @@ from cvmtool.guest.console import Console
 from cvmtool.guest.container import Cause, Outcome, Rooms
 from cvmtool.guest.job import Hands, Job
 from cvmtool.guest.keys import BootKeys
+from cvmtool.guest.life import Life
+from cvmtool.guest.machine import Machine
+from cvmtool.guest.shell import Shell
 from cvmtool.guest.unlock import Places
 from cvmtool.owner.amdroots import SimulatedRoot
 from cvmtool.owner.keystore import OwnerKeys
@@ -46,14 +49,21 @@ class FakeGuest:
             run_container=self._run,
             stop_container=lambda _rooms: None,
         )
-        self.job = Job(
+        self.life = Life(
             self.keys,
             lambda: self._current,
             Console(folder / "console"),
-            simulated=True,
-            places=Places(packs=folder / "packs"),
-            rooms=Rooms(work=folder),
-            hands=hands,
+            make_job=lambda manifest, certificates: Job(
+                manifest,
+                self.keys,
+                Console(folder / "console"),
+                certificates=certificates,
+                simulated=True,
+                places=Places(packs=folder / "packs"),
+                rooms=Rooms(work=folder),
+                hands=hands,
+            ),
+            make_machine=lambda manifest: Machine(manifest, Shell(allowed=False)),
         )
 
     def answer(self, challenge: Open) -> Evidence:

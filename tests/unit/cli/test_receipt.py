@@ -10,7 +10,8 @@ from cvmtool.cli.app import app
 from cvmtool.errors import AppraisalError, ConfigError, CvmError, FormatError, VerificationError
 from cvmtool.owner.policy import RootKind
 from cvmtool.owner.policyfile import encode_policy
-from tests.unit.owner.test_receipts import Receipt
+from tests import samples
+from tests.receipts import TAMPERINGS, Receipt
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +102,43 @@ def test_what_is_no_receipt_or_no_policy(case, tmp_path):
         assert isinstance(show(tmp_path / "receipt").exception, FormatError)
     for path in (tmp_path / "missing", tmp_path):
         assert isinstance(show(path).exception, ConfigError)
+
+
+def test_in_plain_words_a_simulated_receipt_proves_nothing(tmp_path, case, made):
+    for command in ((), ("--policy", str(tmp_path / "policy"))):
+        result = show(tmp_path / "receipt", "--plain", *command)
+        assert result.exit_code == 0, result.exception
+        assert result.stdout.startswith("this receipt proves nothing")
+        assert "Proven\n  - nothing" in result.stdout
+        document = json.loads(show(tmp_path / "receipt", "--plain", "--json", *command).stdout)
+        assert (document["simulated"], document["verified"], document["proven"]) == (True, bool(command), [])
+        assert document["headline"].startswith("this receipt proves nothing")
+    assert "proves nothing" in show(tmp_path / "receipt").stderr
+    assert "proves nothing" in case().stderr
+
+
+def test_plain_words_are_spoken_of_a_receipt_that_holds_alone(tmp_path, case, made):
+    (tmp_path / "receipt").write_bytes(TAMPERINGS["a bit of the signature"](made))
+    refused = show(tmp_path / "receipt", "--plain", "--policy", str(tmp_path / "policy"))
+    assert isinstance(refused.exception, VerificationError)
+    assert refused.stdout == ""
+    # One that denies its simulation names AMD as its witness, and AMD's roots refuse it.
+    (tmp_path / "receipt").write_bytes(TAMPERINGS["the guest lies about simulated"](made))
+    denied = show(tmp_path / "receipt", "--plain")
+    assert isinstance(denied.exception, VerificationError)
+    assert denied.stdout == ""
+
+
+def test_a_policy_belongs_to_plain_words(tmp_path, case):
+    assert show(tmp_path / "receipt", "--policy", str(tmp_path / "policy")).exit_code == 2
+    assert show(tmp_path / "receipt", "--at", "2026-01-01T00:00:00Z").exit_code == 2
+
+
+def test_the_manifest_can_be_compared(tmp_path, case, made):
+    manifest = tmp_path / "manifest.json"
+    manifest.write_bytes(made.guest.manifest.encode())
+    assert case("--manifest", str(manifest)).exit_code == 0
+    manifest.write_bytes(samples.manifest(salt="77" * 32).encode())
+    refused = case("--manifest", str(manifest))
+    assert isinstance(refused.exception, VerificationError)
+    assert refused.stdout == ""

@@ -57,8 +57,10 @@ def manifest(**changes) -> JobManifest:
 
 
 def report(report_data: bytes, host_data: bytes) -> bytes:
-    """Bytes of a report's size with the two fields that the guest looks at."""
+    """Bytes of a report's size with the fields that the guest looks at."""
     data = bytearray(REPORT_BYTES)
+    data[0x20:0x30] = b"I" * 16
+    data[0x90:0xC0] = b"L" * 48
     data[0x50:0x90] = report_data
     data[0xC0:0xE0] = host_data
     return bytes(data)

@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from cvmtool.formats.channel import Open
 from cvmtool.formats.control import ControlError, Stage, Stream
+from cvmtool.formats.dsse import pae, parse_envelope
 from cvmtool.formats.evidence import Evidence, host_data, report_data
-from cvmtool.formats.receipt import pae, parse_envelope, parse_statement
+from cvmtool.formats.job import OutputKind
+from cvmtool.formats.receipt import InputDigest, parse_statement
 from cvmtool.formats.release import Secrets, release_info
 from cvmtool.formats.wire import canonical_json
 from cvmtool.guest.attest import Attested
@@ -294,10 +296,16 @@ def test_receipt_says_what_happened_and_is_signed_with_the_attested_key(guest):
     assert (statement.nonce, statement.evidence) == (released.challenge.nonce, shown)
     assert statement.manifest_sha256 == hashlib.sha256(DATA).digest()
     assert statement.owner_key.hex() == MANIFEST.owner_key
-    assert statement.inputs == tuple((pack.name, pack.root_hash) for pack in MANIFEST.packs)
-    assert [(item.name, item.sha256) for item in statement.outputs] == [
-        ("metrics.json", hashlib.sha256(b"{}").hexdigest())
+    assert statement.inputs == tuple(
+        InputDigest(name=pack.name, role=pack.role, root_hash=pack.root_hash) for pack in MANIFEST.packs
+    )
+    assert [(item.name, item.kind, item.sha256) for item in statement.outputs] == [
+        ("metrics.json", OutputKind.JSON, hashlib.sha256(b"{}").hexdigest())
     ]
+    report = released.evidence.report
+    assert (statement.image_id, statement.measurement) == (report[0x20:0x30], report[0x90:0xC0])
+    assert (statement.network, statement.gpus) == (MANIFEST.network, MANIFEST.resources.gpus)
+    assert statement.access == ()
     assert (statement.exit_code, statement.simulated) == (7, True)
     assert (statement.log_size, statement.log_sha256) == (results["log"]["size"], results["log"]["sha256"])
     log = b"".join(guest.job.follow_log(0))

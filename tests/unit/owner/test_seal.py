@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cvmtool.formats.channel import find_last_open
 from cvmtool.formats.control import ControlError, Stage
 from cvmtool.formats.release import Secrets, release_info
-from cvmtool.guest import job as guest_job
+from cvmtool.guest import life as guest_life
 from cvmtool.guest.refusal import RefusedError
 from cvmtool.owner.appraise import VerifiedGuest
 from cvmtool.owner.seal import seal
@@ -38,14 +38,14 @@ def secrets(guest):
 
 
 def release(guest, sealed):
-    guest.job.configure(guest.manifest.encode(), certificates=b"")
-    guest.job.release(sealed)
+    guest.life.configure(guest.manifest.encode(), certificates=b"")
+    guest.life.release(sealed)
 
 
 def test_the_guest_opens_what_the_owner_sealed(guest):
     release(guest, seal(verified(guest), secrets(guest), manifest=guest.manifest))
     assert guest.opened == secrets(guest).packs
-    assert guest.job.status()["stage"] == Stage.UNLOCKED
+    assert guest.life.status()["stage"] == Stage.UNLOCKED
 
 
 def test_no_secret_stands_in_what_is_sent(guest):
@@ -91,11 +91,11 @@ def test_the_session_and_the_job_are_both_in_the_info(guest):
     held = verified(guest)
     sealed = seal(held, secrets(guest), manifest=guest.manifest)
     right = {"report_data": held.report_data, "host_data": held.host_data}
-    opened = guest_job._SUITE.decrypt(sealed, guest.keys.hpke, info=release_info(**right))
+    opened = guest_life._SUITE.decrypt(sealed, guest.keys.hpke, info=release_info(**right))
     assert opened == secrets(guest).encode()
     for wrong in ({"report_data": bytes(64)}, {"host_data": bytes(32)}):
         with pytest.raises(InvalidTag):
-            guest_job._SUITE.decrypt(sealed, guest.keys.hpke, info=release_info(**{**right, **wrong}))
+            guest_life._SUITE.decrypt(sealed, guest.keys.hpke, info=release_info(**{**right, **wrong}))
 
 
 def test_only_a_verified_guest_is_sealed_to(guest):

@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which sentence stands in which degree. What AMD would sign is here signed by a simulated root, and taken for AMD's."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from cvmtool.formats.policybits import GuestPolicy
+from cvmtool.formats.receipt import Access
+from cvmtool.formats.report import SigningKey
+from cvmtool.owner.amdroots import SimulatedRoot
+from cvmtool.owner.receiptplain import SIMULATED, account
+from cvmtool.owner.receipts import AuthenticReceipt, authenticate_receipt
+from tests.receipts import NOW, Receipt
+
+
+@pytest.fixture(scope="module")
+def receipt(tmp_path_factory):
+    return Receipt(tmp_path_factory.mktemp("receipt"))
+
+
+def as_if_real(receipt, statement=None, **report):
+    """The receipt as if AMD's root had signed it."""
+    held = authenticate_receipt(receipt.data, SimulatedRoot(receipt.root), NOW)
+    real = SimpleNamespace(simulated=False, report=replace(held.authentic.report, **report))
+    return account(statement or receipt.statement, AuthenticReceipt(statement=held.statement, authentic=real))
+
+
+def test_a_simulated_receipt_proves_nothing_whoever_verified_it(receipt):
+    held = authenticate_receipt(receipt.data, SimulatedRoot(receipt.root), NOW)
+    for told in (
+        account(receipt.statement, None),
+        account(receipt.statement, held),
+        account(receipt.statement, receipt.verify()),
+    ):
+        assert told.headline == SIMULATED
+        assert told.proven == ()
+        assert told.said_by_the_guest
+
+
+def test_nothing_is_proven_that_was_not_verified(receipt):
+    told = account(replace(receipt.statement, simulated=False), None)
+    assert (told.headline, told.proven) == ("nothing of this receipt was verified", ())
+
+
+def test_every_proof_names_its_witness(receipt):
+    told = as_if_real(receipt)
+    assert "was not judged" in told.headline
+    assert all(sentence.startswith("by ") for sentence in told.proven)
+    assert receipt.statement.manifest_sha256.hex() in " ".join(told.proven)
+    # What the guest alone says must not be among the proofs.
+    assert receipt.statement.container_digest not in " ".join(told.proven)
+    assert receipt.statement.container_digest in " ".join(told.said_by_the_guest)
+    assert receipt.statement.finished in " ".join(told.said_by_owner_or_host)
+
+
+def test_a_host_that_might_debug_is_named(receipt):
+    assert "not allowed to debug" in " ".join(as_if_real(receipt).proven)
+    assert "ALLOWED to debug" in " ".join(as_if_real(receipt, policy=GuestPolicy(0xB0000)).proven)
+
+
+def test_a_providers_key_names_no_chip(receipt):
+    told = as_if_real(receipt, signing_key=SigningKey.VLEK)
+    assert "of a provider" in told.proven[0]
+    assert "chip" not in told.proven[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("access", (Access.SHELL, Access.TUNNEL), "reach into it while it ran: shell, tunnel"),
+        ("outputs", (), "gave out nothing"),
+        ("exit_code", 3, "exit code 3"),
+    ],
+)
+def test_what_the_guest_says_is_said(receipt, field, value, words):
+    told = account(replace(receipt.statement, **{field: value}), None)
+    assert words in " ".join(told.said_by_the_guest)
+
+
+def test_gpus_are_not_shown_by_a_receipt(receipt):
+    assert "GPUs" not in " ".join(account(receipt.statement, None).not_shown)
+    assert "4 GPUs" in " ".join(account(replace(receipt.statement, gpus=4), None).not_shown)
+
+
+def test_what_the_policy_left_out_is_named(receipt):
+    unchecked = receipt.verify().guest.unchecked
+    assert unchecked
+    assert ", ".join(unchecked) in " ".join(account(receipt.statement, receipt.verify()).not_shown)
+
+
+def test_an_account_is_json(receipt):
+    document = account(receipt.statement, None).to_json()
+    assert document.keys() == {"headline", "proven", "said_by_the_guest", "said_by_owner_or_host", "not_shown"}
+    assert isinstance(document["not_shown"], list)
