@@ -87,7 +87,10 @@ def real(vector: vectors.ReportVector) -> dict:
     ask, ark = split_certificates(vector.certificates[1])
     return {
         "line": vector.product,
-        "report": text(vector.report), "vek": text(vector.vek), "ask": text(ask), "ark": text(ark),
+        "report": text(vector.report),
+        "vek": text(vector.vek),
+        "ask": text(ask),
+        "ark": text(ark),
         "vlek": "SEV-VLEK" in vector.row["vek_info"],
         "at": int(vector.at.timestamp()),
     }
