@@ -17,7 +17,7 @@ DOORS: dict[str, set[str]] = {
     "libvirt_qemu": {"host/hypervisor.py"},
     "paramiko": {"host/channel.py", "host/doctor/distant.py", "host/remote.py"},
     "jinja2": {"host/domain.py"},
-    "yaml": {"owner/jobfile.py"},
+    "yaml": {"owner/strictyaml.py"},
     "tomllib": {"config.py", "owner/toml.py", "image/recipe.py"},
     "cryptography": {"owner", "guest", "data", "dryrun"},
     "lxml": {"owner/rim.py"},

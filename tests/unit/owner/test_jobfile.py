@@ -20,7 +20,8 @@ from cvmtool.formats.job import (
     parse_job_manifest,
 )
 from cvmtool.formats.pack import Role
-from cvmtool.owner.jobfile import MAX_JOB_FILE, Restart, parse_job_file
+from cvmtool.owner.jobfile import Restart, parse_job_file
+from cvmtool.owner.strictyaml import MAX_YAML
 from tests.samples import DIGEST, JOB_YAML, pack
 from tests.unit.formats.test_wire import JSON
 
@@ -186,7 +187,7 @@ def test_what_is_no_mapping_in_yaml_is_refused(text):
 
 
 def test_a_job_file_has_a_limit():
-    refused("#" + "x" * MAX_JOB_FILE)
+    refused("#" + "x" * MAX_YAML)
 
 
 def test_an_alias_that_multiplies_does_not_fill_the_message():
