@@ -239,8 +239,10 @@ def _judge(
                passed=not gpu.devtools),
         _check("gpu-protected-pcie", "off" if plain else "on", policy.protected_pcie.value, gpu=index,
                passed=policy.protected_pcie.allows(present=not plain)),
-        _manifest("gpu-driver-manifest", driver, chain.chip, running, index),
-        _manifest("gpu-vbios-manifest", vbios, chain.chip, flashed, index),
+        _check("gpu-driver-manifest", _named(driver), f"of {chain.chip} {running}", gpu=index,
+               passed=_is_of(driver, chain.chip, running)),
+        _check("gpu-vbios-manifest", _named(vbios), f"of {chain.chip} {flashed}", gpu=index,
+               passed=_is_of(vbios, chain.chip, flashed)),
         _measured(gpu, driver, vbios),
     ]  # fmt: skip
     if policy.devices is not None:
@@ -249,10 +251,12 @@ def _judge(
     return checks
 
 
-def _manifest(code: str, manifest: ReferenceManifest | None, chip: str, version: str, index: int) -> Check:
-    found = "absent" if manifest is None else f"of {manifest.product} {manifest.version}"
-    same = manifest is not None and (manifest.product, manifest.version.upper()) == (chip, version.upper())
-    return _check(code, found, f"of {chip} {version}", passed=same, gpu=index)
+def _named(manifest: ReferenceManifest | None) -> str:
+    return "absent" if manifest is None else f"of {manifest.product} {manifest.version}"
+
+
+def _is_of(manifest: ReferenceManifest | None, chip: str, version: str) -> bool:
+    return manifest is not None and (manifest.product, manifest.version.upper()) == (chip, version.upper())
 
 
 def _measured(gpu: AuthenticGpu, driver: ReferenceManifest | None, vbios: ReferenceManifest | None) -> Check:

@@ -99,6 +99,31 @@ QUESTIONS: tuple[_Question, ...] = (
     ),
 )  # fmt: skip
 
+GPU_QUESTIONS: tuple[_Question, ...] = (
+    _Question(
+        text="could a GPU be none of NVIDIA's, or another machine's?",
+        no="each answered this very challenge with a key that NVIDIA's pinned root vouches for; they are as many as wanted",
+        unknown="nothing was verified",
+        codes=("gpu-signature", "gpu-nonce", "gpu-firmware-id", "gpu-count", "gpu-identity", "gpu-revocation"),
+    ),
+    _Question(
+        text="could a GPU let somebody look on?",
+        no="its firmware measures as NVIDIA has signed it, and it is in the mode that encrypts what crosses the bus",
+        unknown="nothing was measured",
+        codes=(
+            "gpu-chip", "gpu-driver", "gpu-driver-manifest", "gpu-vbios", "gpu-vbios-manifest", "gpu-mode", "gpu-protected-pcie",
+            "gpu-measurements",
+        ),
+    ),
+    _Question(
+        text="could it be a GPU that an attacker owns and has opened?",
+        no="each is one that the policy names",
+        unknown="state devices in the GPU policy",
+        codes=("gpu-device",),
+    ),
+)  # fmt: skip
+"""Asked where a guest has GPUs."""
+
 NOT_VISIBLE = (
     "no report can show: probes on the memory bus, side channels, holes that nobody has published, "
     "or what the measured program itself does with the data"
@@ -112,7 +137,9 @@ def explain(checks: Iterable[Check], *, unchecked: Iterable[str], simulated: boo
     confidential to nobody, whatever its checks say.
     """
     found, skipped = tuple(checks), frozenset(unchecked)
-    statements = tuple(_answer(question, found, skipped) for question in QUESTIONS)
+    with_gpus = any(check.code.startswith("gpu-") for check in found)
+    questions = (*QUESTIONS, *(GPU_QUESTIONS if with_gpus else ()))
+    statements = tuple(_answer(question, found, skipped) for question in questions)
     if not simulated:
         return statements
     reason = "this is a dry run: nothing is encrypted, and whoever runs the host can read everything"
@@ -122,7 +149,10 @@ def explain(checks: Iterable[Check], *, unchecked: Iterable[str], simulated: boo
     )
 
 
-_OPEN = {"chips": ("chip-allowed", "any chip of its kind would do; state chips in the policy")}
+_OPEN = {
+    "chips": ("chip-allowed", "any chip of its kind would do; state chips in the policy"),
+    "gpu-revocation": ("gpu-revocation", "whether NVIDIA has withdrawn a key; require revocation in the GPU policy"),
+}
 """A name in `unchecked` that leaves a question open although others of its checks passed."""
 
 

@@ -8,7 +8,7 @@ import pytest
 from cvmtool import owner
 from cvmtool.formats.policybits import PLATFORM_BITS, POLICY_BITS
 from cvmtool.owner.checks import Check
-from cvmtool.owner.plain import QUESTIONS, Answer, explain
+from cvmtool.owner.plain import GPU_QUESTIONS, QUESTIONS, Answer, explain
 
 FOLDER = Path(owner.__file__).parent
 
@@ -31,11 +31,12 @@ def codes():
 
 def test_every_check_answers_one_question():
     assert len(codes()) > 40
-    assert {code: sum(question.asks(code) for question in QUESTIONS) for code in codes()} == dict.fromkeys(codes(), 1)
+    asked = {code: sum(question.asks(code) for question in (*QUESTIONS, *GPU_QUESTIONS)) for code in codes()}
+    assert asked == dict.fromkeys(codes(), 1)
 
 
 def test_every_question_has_a_check():
-    for question in QUESTIONS:
+    for question in (*QUESTIONS, *GPU_QUESTIONS):
         for own in question.codes:
             assert any(code == own or (own.endswith("-") and code.startswith(own)) for code in codes()), own
 
@@ -53,6 +54,18 @@ def test_an_answer_follows_from_the_checks(question):
     assert "this; required: that (a reason)" in failed.reason
     assert answer(check("something-else")).answer is Answer.UNKNOWN
     assert failed.sentence().startswith(question.text)
+
+
+def test_gpus_are_asked_about_where_there_are_any():
+    def answers(*checks, unchecked=()):
+        return [s.answer for s in explain(checks, unchecked=unchecked, simulated=False)[len(QUESTIONS) :]]
+
+    genuine, measured, listed = check("gpu-nonce"), check("gpu-measurements"), check("gpu-device")
+    assert answers() == answers(check("measurement")) == []
+    assert answers(genuine, measured, listed) == [Answer.NO] * 3
+    assert answers(genuine, measured) == [Answer.NO, Answer.NO, Answer.UNKNOWN]
+    assert answers(genuine, measured, unchecked=["gpu-revocation"])[0] is Answer.UNKNOWN
+    assert answers(genuine, check("gpu-mode", passed=False))[1] is Answer.PERHAPS
 
 
 def test_a_chip_that_nobody_listed_leaves_the_question_open():
