@@ -121,9 +121,11 @@ class Machine:
             OSError: a process of the owner would not end.
         """
         with self._changing:
-            if self._shell.granted:
-                self._shell.end()
-            self._close()
+            try:
+                if self._shell.granted:
+                    self._shell.end()
+            finally:
+                self._close()
 
     def _open_one(self, volume: Volume, secrets: Secrets) -> Opened:
         secret = secrets.volumes.get(volume.luks_uuid)

@@ -332,7 +332,7 @@ def test_a_flipped_block_is_an_error_and_never_other_data(
     with bench.attach(third) as attached:
         code, output, errors = run(attached, "cat /volumes/data/bulk")
         assert code == 1
-        assert b"I/O error" in errors
+        assert b"Input/output error" in errors
         assert BULK.startswith(output)
         assert run(attached, "cat /volumes/data/state")[1] == NEW  # what was not changed is there
         damaged = {volume["name"]: volume["damaged"] for volume in attached.channel.request(Op.STATUS)["volumes"]}

@@ -170,6 +170,19 @@ def test_the_shell_comes_with_the_volumes_and_ends_before_them(make, disks):
     assert disks.did[-2:] == [("end",), ("close", "data")]
 
 
+def test_volumes_are_closed_even_if_a_process_stays(make, disks):
+    machine = make(MANIFEST, allowed=True)
+    machine.release(SECRETS, None)
+
+    def stuck():
+        raise OSError("left")
+
+    machine._shell.end = stuck
+    with pytest.raises(OSError, match="left"):
+        machine.forget()
+    assert disks.did[-1] == ("close", "data")
+
+
 def test_no_shell_that_the_manifest_does_not_ask_for(make, disks):
     machine = make(BOTH, allowed=True)
     machine.release(SECRETS, None)
