@@ -123,6 +123,19 @@ def read_gpu_policy(path: Path | None, manifest: Manifest) -> GpuPolicy | None:
         raise ConfigError(f"{path} cannot be read", detail=str(error)) from error
 
 
+def refuse_gpus_in_a_dry_run(manifest: Manifest) -> None:
+    """Refuse a job that wants GPUs before anything of it starts.
+
+    Raises:
+        ConfigError: it wants GPUs.
+    """
+    if manifest.resources.gpus:
+        raise ConfigError(
+            f"resources.gpus is {manifest.resources.gpus}; a dry run has none: nothing simulates a GPU's signature",
+            hint="leave resources.gpus out to try the rest of the job",
+        )
+
+
 def attest_gpus(
     channel: Control,
     guest: VerifiedGuest,

@@ -28,6 +28,7 @@ from cvmtool.errors import (
 )
 from cvmtool.flows.attach import Attached, Challenge, attach
 from cvmtool.flows.attempts import Attempt, SessionNote, now
+from cvmtool.flows.gpu import refuse_gpus_in_a_dry_run
 from cvmtool.flows.hosts import OpenHost, open_host
 from cvmtool.flows.joblog import JobLog
 from cvmtool.flows.jobs import (
@@ -140,6 +141,8 @@ def train(
         ConfigError: the results cannot be written where they shall go.
     """
     manifest = prepared.manifest
+    if platform.roots.simulated:
+        refuse_gpus_in_a_dry_run(manifest)
     check_room(results or Path("results"), manifest, reporter)
     policy = policy or job_policy(
         prepared.bundle,

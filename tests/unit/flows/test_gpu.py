@@ -14,7 +14,13 @@ import pytest
 
 from cvmtool.errors import ConfigError, FormatError
 from cvmtool.flows.collateral import KeyService, Store
-from cvmtool.flows.gpu import NvidiaCollateral, attest_gpus, nvidia_collateral, read_gpu_policy
+from cvmtool.flows.gpu import (
+    NvidiaCollateral,
+    attest_gpus,
+    nvidia_collateral,
+    read_gpu_policy,
+    refuse_gpus_in_a_dry_run,
+)
 from cvmtool.formats.channel import find_last_open
 from cvmtool.formats.control import Op
 from cvmtool.formats.gpu import parse_gpu_evidence
@@ -221,3 +227,9 @@ def test_nobody_is_asked_where_nobody_shall_be(tmp_path):
     offline = nvidia_collateral(tmp_path, online=False)
     assert (offline.manifests, offline.statuses) == (None, None)
     assert nvidia_collateral(tmp_path).manifests is not None
+
+
+def test_a_dry_run_has_no_gpu(fake):
+    with pytest.raises(ConfigError, match=r"resources\.gpus is 1; a dry run has none"):
+        refuse_gpus_in_a_dry_run(fake.manifest)
+    refuse_gpus_in_a_dry_run(replace(fake.manifest, resources=replace(fake.manifest.resources, gpus=0)))
