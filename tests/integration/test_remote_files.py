@@ -99,6 +99,19 @@ def test_names_are_no_commands(files: RemoteFiles, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_host_without_openssl_hashes_too(files: RemoteFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    ask, asked = files._ask, []
+
+    def without(words: list[str], action: str, **options: float) -> tuple[int, bytes, bytes]:
+        asked.append(words[0])
+        return ask(["no-" + words[0], *words[1:]] if words[0] == "openssl" else words, action, **options)
+
+    monkeypatch.setattr(files, "_ask", without)
+    assert files.digest(str(tmp_path / "file")) == hashlib.sha256(b"abc").hexdigest()
+    assert asked == ["openssl", "sha256sum"]
+
+
 def test_what_an_account_may_not_do_is_the_hosts_failure(files: RemoteFiles) -> None:
     with pytest.raises(HostError):
         files.make_dir("/proc/cvmtool/x")
