@@ -12,7 +12,6 @@ copy only: what was checked is what is used.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,12 @@ from cvmtool.formats.control import ControlError
 from cvmtool.formats.job import JobManifest
 from cvmtool.formats.pack import BLOCK, PackDescriptor
 from cvmtool.guest.disks import find_disks, open_luks, read_header
+from cvmtool.guest.kernellog import KERNEL_LOG, read_log
 from cvmtool.guest.lukshdr import check_header
 from cvmtool.guest.programs import run
 from cvmtool.guest.refusal import RefusedError
 
 _READ_ERROR = b"SQUASHFS error"
-_MOST_RECORD = 8_192  # bytes; the kernel refuses to give a record to a smaller buffer
 _MODULES = ("dm_verity", "dm_crypt", "xts", "aesni_intel", "squashfs", "overlay")
 
 
@@ -38,7 +37,7 @@ class Places:
     blocks: Path = Path("/sys/block")
     dev: Path = Path("/dev")
     packs: Path = Path("/run/cvmtool/packs")
-    kernel_log: Path = Path("/dev/kmsg")
+    kernel_log: Path = KERNEL_LOG
 
     def mount_point(self, pack: PackDescriptor) -> Path:
         """Return where a pack is mounted."""
@@ -100,29 +99,9 @@ def find_damage(manifest: JobManifest, places: Places) -> Damage | None:
         if status.code != 0 or "verified" not in status.output or "corrupted" in status.output:
             return Damage(pack=pack.name, detail="a block of the pack is not the owner's")
     # dm-verity keeps no account of reads that failed outright. The file system on top says so in the kernel's log.
-    if _READ_ERROR in _read_log(places.kernel_log):
+    if any(_READ_ERROR in record for record in read_log(places.kernel_log)):
         return Damage(pack=None, detail="the host failed to give a block of a pack")
     return None
-
-
-def _read_log(path: Path) -> bytes:
-    """Return the kernel's log: one record a read, up to the first that is not there yet."""
-    log = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        records = []
-        while True:
-            try:
-                record = os.read(log, _MOST_RECORD)
-            except BrokenPipeError:
-                continue  # overwritten while we read; the next one is there
-            except BlockingIOError:
-                break
-            if not record:
-                break
-            records.append(record)
-        return b"".join(records)
-    finally:
-        os.close(log)
 
 
 def _verity_name(pack: PackDescriptor) -> str:

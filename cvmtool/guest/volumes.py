@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from cvmtool.formats.pack import HEADER_SIZE, PACK_CIPHER, VOLUME_KEY_SIZE
 from cvmtool.formats.release import VolumeSecret
 from cvmtool.formats.volume import MAX_EPOCH, SECTOR, Epoch, Volume, parse_epoch
 from cvmtool.guest.disks import MemoryFile, find_disks, open_luks, read_header, size_of
+from cvmtool.guest.kernellog import KERNEL_LOG, read_log
 from cvmtool.guest.lukshdr import check_volume_header
 from cvmtool.guest.programs import run
 from cvmtool.guest.refusal import RefusedError
@@ -33,6 +35,7 @@ _OPTIONS = "nosuid,nodev,noatime"
 _FORMAT_SECONDS = 900.0  # the journal of a large disk is written once; nothing else is
 _BTRFS_IOC_SYNC = 0x9408
 _WRONG_PASSPHRASE = 2  # cryptsetup's exit code
+_UNAUTHENTIC = re.compile(rb"crypt: dm-([0-9]{1,6}): INTEGRITY AEAD ERROR")
 _EPOCH_FILE = "epoch"
 _DATA = "data"
 
@@ -44,6 +47,7 @@ class Places:
     blocks: Path = Path("/sys/block")
     dev: Path = Path("/dev")
     btrfs: Path = Path("/sys/fs/btrfs")
+    kernel_log: Path = KERNEL_LOG
     whole: Path = Path("/run/cvmtool/whole")
     """File systems with their marks, for the agent alone."""
     volumes: Path = Path("/run/cvmtool/volumes")
@@ -58,7 +62,7 @@ class Opened:
     epoch: Epoch
     created: bool
     errors: dict[str, int]
-    """What btrfs had counted when it was mounted, by kind; it keeps count over mounts."""
+    """What had been counted when it was mounted, by kind; btrfs keeps count over mounts."""
 
 
 def load_modules() -> None:
@@ -128,10 +132,10 @@ def commit(opened: Opened, epoch: Epoch, places: Places) -> Opened:
 
 
 def is_damaged(opened: Opened, places: Places) -> bool:
-    """Say whether btrfs met an error on the volume since it was opened: of the host's making, or of its disk's."""
+    """Say whether a block was met since the volume was opened that is not what was written: the host's doing, or its disk's."""
     try:
-        return _errors(opened.volume, places) != opened.errors
-    except (OSError, RefusedError):
+        return bool(_new_errors(opened, places))
+    except OSError:
         return True
 
 
@@ -273,16 +277,29 @@ def _sync(whole: Path) -> None:
 
 
 def _errors(volume: Volume, places: Places) -> dict[str, int]:
-    """Return what btrfs has counted: failed reads, writes and flushes, wrong checksums, wrong generations."""
-    text = (places.btrfs / volume.luks_uuid / "devinfo" / "1" / "error_stats").read_text("ascii")
-    return {name: int(count) for name, _, count in (line.partition(" ") for line in text.splitlines())}
+    """Return what was counted: by btrfs, failed reads, writes and flushes, wrong checksums and generations; and what dm-crypt said.
+
+    btrfs does not count a read that failed because a sector did not authenticate. The kernel's log has that, and loses the
+    oldest records; so a count can fall.
+    """
+    stats = (places.btrfs / volume.luks_uuid / "devinfo" / "1" / "error_stats").read_text("ascii")
+    counted = {name: int(count) for name, _, count in (line.partition(" ") for line in stats.splitlines())}
+    mapped = places.dev / "mapper" / _name(volume)
+    devices = {os.minor(path.stat().st_rdev) for path in (mapped, mapped.with_name(f"{mapped.name}_dif"))}
+    said = [match for record in read_log(places.kernel_log) for match in _UNAUTHENTIC.finditer(record)]
+    return counted | {"unauthentic": sum(int(match[1]) in devices for match in said)}
+
+
+def _new_errors(opened: Opened, places: Places) -> dict[str, int]:
+    found = _errors(opened.volume, places)
+    return {name: count for name, count in found.items() if count > opened.errors.get(name, 0)}
 
 
 def _require_sound(opened: Opened, places: Places) -> None:
-    found = _errors(opened.volume, places)
-    new = [f"{name} {count}" for name, count in found.items() if count != opened.errors.get(name)]
+    new = _new_errors(opened, places)
     if new:
-        raise _damaged(opened.volume, f"blocks are not what was written: {', '.join(new)}")
+        listed = ", ".join(f"{name} {count}" for name, count in new.items())
+        raise _damaged(opened.volume, f"blocks are not what was written: {listed}")
 
 
 def _damaged(volume: Volume, detail: str) -> RefusedError:

@@ -49,10 +49,13 @@ class Machine:
             blocks=root / "block",
             dev=root / "dev",
             btrfs=root / "btrfs",
+            kernel_log=root / "kmsg",
             whole=root / "whole",
             volumes=root / "volumes",
         )
-        (root / "dev").mkdir()
+        (root / "dev/mapper").mkdir(parents=True)
+        self.kmsg = root / "kmsg"
+        self.kmsg.write_bytes(b"6,1,0,-;boot\n")
         (root / "block/vdb").mkdir(parents=True)
         self.disk = root / "dev/vdb"
         self.whole = root / "whole" / VOLUME.name
@@ -84,6 +87,8 @@ class Machine:
             Path(self.named(argv, "--header=")).write_bytes(self.made)
         if argv[:2] == ("cryptsetup", "open"):
             self.shown.append(Path(self.named(argv, "--header=")).read_bytes())
+            for name in (argv[-1], f"{argv[-1]}_dif"):
+                (self.places.dev / "mapper" / name).touch()  # no device: its number is 0
         if argv[:3] == ("mount", "-t", "btrfs") and argv[4].startswith("ro,") and self.stored is not None:
             (self.whole / "epoch").write_bytes(self.stored)
         return DONE
@@ -302,6 +307,27 @@ def test_damage_is_seen_and_not_marked(volume):
     with pytest.raises(RefusedError, match=ControlError.VOLUME_INTEGRITY):
         volumes.commit(opened, epoch(6), volume.places)
     assert (volume.whole / "epoch").read_bytes() == epoch(5).encode()
+
+
+AEAD = b"3,%d,1,-;trusted_key: device-mapper: crypt: dm-%d: INTEGRITY AEAD ERROR, sector 128\n"
+
+
+def test_a_sector_that_does_not_authenticate_is_damage(volume):
+    opened = volumes.open_volume(VOLUME, SECRET, volume.places)
+    volume.kmsg.write_bytes(AEAD % (2, 0))
+    assert volumes.is_damaged(opened, volume.places)
+    with pytest.raises(RefusedError, match=ControlError.VOLUME_INTEGRITY):
+        volumes.commit(opened, epoch(6), volume.places)
+
+
+def test_another_device_s_sectors_and_those_before_do_not_count(volume):
+    volume.kmsg.write_bytes(AEAD % (2, 0))
+    opened = volumes.open_volume(VOLUME, SECRET, volume.places)
+    volume.kmsg.write_bytes(AEAD % (2, 0) + AEAD % (3, 7) + b"6,4,1,-;dm-0 is fine\n")
+    assert not volumes.is_damaged(opened, volume.places)
+    volume.kmsg.write_bytes(b"6,4,1,-;the oldest records are gone\n")
+    assert not volumes.is_damaged(opened, volume.places)
+    volumes.commit(opened, epoch(6), volume.places)
 
 
 def test_damage_of_an_earlier_life_does_not_count(volume):
