@@ -34,8 +34,12 @@ class Issued:
     key: ec.EllipticCurvePrivateKey = field(repr=False)
 
 
-def issue(name, by=None, *, ca=True, path=None, serial=None, firmware=None, responder=False, until=NOW + 900 * DAY):
-    key = ec.generate_private_key(ec.SECP384R1())
+def issue(
+    name, by=None, *, ca=True, path=None, serial=None, firmware=None, responder=False, extensions=(), key=None,
+    since=NOW - 900 * DAY, until=NOW + 900 * DAY,
+):  # fmt: skip
+    """Make a certificate: an authority unless `ca` is False or None (no word of it). `extensions`: (value, critical)."""
+    key = key or ec.generate_private_key(ec.SECP384R1())
     names = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
     names += [x509.NameAttribute(NameOID.SERIAL_NUMBER, serial)] if serial else []
     subject = x509.Name(names)
@@ -45,11 +49,13 @@ def issue(name, by=None, *, ca=True, path=None, serial=None, firmware=None, resp
         .issuer_name(subject if by is None else by.certificate.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - 900 * DAY)
+        .not_valid_before(since)
         .not_valid_after(until)
     )
     if ca:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=path), critical=True)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical=critical)
     if firmware is not None:
         value = b"\x30\x3f" + bytes.fromhex("060960864801650304020204 30") + firmware
         builder = builder.add_extension(x509.UnrecognizedExtension(TCB_INFO, value), critical=False)
@@ -57,6 +63,22 @@ def issue(name, by=None, *, ca=True, path=None, serial=None, firmware=None, resp
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING])
         builder = builder.add_extension(usage, critical=False)
     return Issued(builder.sign(key if by is None else by.key, hashes.SHA384()), key)
+
+
+def resource(index, *digests, active="True", alternatives=None):
+    """Return a row of a manifest, which counts from 0."""
+    hashes_ = " ".join(f's:Hash{at}="{digest.hex()}"' for at, digest in enumerate(digests))
+    count = len(digests) if alternatives is None else alternatives
+    return f'<n:Resource index="{index}" active="{active}" alternatives="{count}" name="m" size="48" {hashes_}/>'
+
+
+def swid(meta, *rows, root="SoftwareIdentity", more=""):
+    """Return an unsigned manifest."""
+    namespace = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
+    return (
+        f'<{root} xmlns="{namespace}" xmlns:n="{namespace}" xmlns:s="http://www.w3.org/2001/04/xmlenc#sha384">'
+        f"<n:Meta {meta}/><n:Payload>{''.join(rows)}</n:Payload>{more}</{root}>"
+    )
 
 
 class FakeNvidia:
@@ -77,33 +99,27 @@ class FakeNvidia:
     def gpu(self, serial="41431D480FE5E87274", **changes):
         return FakeGpu.make(self, serial, **changes)
 
-    def manifest(self, version, indexes, *, product="GH100", signer=None, certificates=None, **values):
-        """Return a signed manifest of the right measurements at SPDM's `indexes`; `values`: index -> digests."""
+    def sign(self, document, *, signer=None, certificates=None):
+        """Return XML with its signature in it."""
         from lxml import etree
         from signxml import XMLSigner
 
-        signer = signer or self.rim_signer
-        wanted = {number: [MEASUREMENTS[number]] for number in indexes} | values.get("override", {})
-        rows = "".join(
-            f'<n:Resource type="Measurement" index="{number - 1}" active="{number in wanted}" '
-            f'alternatives="{len(wanted.get(number, [b""]))}" name="m" size="48" '
-            + " ".join(f's:Hash{at}="{digest.hex()}"' for at, digest in enumerate(wanted.get(number, [bytes(48)])))
-            + "/>"
-            for number in range(1, 65)
-        )
-        document = (
-            '<SoftwareIdentity xmlns="http://standards.iso.org/iso/19770/-2/2015/schema.xsd" '
-            'xmlns:n="http://standards.iso.org/iso/19770/-2/2015/schema.xsd" '
-            f'xmlns:s="http://www.w3.org/2001/04/xmlenc#sha384" name="{product}">'
-            f'<n:Meta product="{product}" colloquialVersion="{version}"/><n:Payload>{rows}</n:Payload></SoftwareIdentity>'
-        )
         chain = certificates or [self.rim_signer, self.rim_ca, self.rim_root]
+        key = (signer or self.rim_signer).key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         signed = XMLSigner(signature_algorithm="ecdsa-sha384", digest_algorithm="sha384").sign(
-            etree.fromstring(document),
-            key=signer.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            cert=[one.certificate for one in chain],
+            etree.fromstring(document), key=key, cert=[one.certificate for one in chain]
         )
         return etree.tostring(signed)
+
+    def manifest(self, version, indexes, *, product="GH100", override=None, signer=None, certificates=None):
+        """Return a signed manifest of the right measurements at SPDM's `indexes`; `override`: index -> digests."""
+        wanted = {number: [MEASUREMENTS[number]] for number in indexes} | (override or {})
+        rows = [
+            resource(number - 1, *wanted.get(number, [bytes(48)]), active=str(number in wanted))
+            for number in range(1, 65)
+        ]
+        document = swid(f'product="{product}" colloquialVersion="{version}"', *rows)
+        return self.sign(document, signer=signer, certificates=certificates)
 
     def manifests(self):
         return {
@@ -111,7 +127,7 @@ class FakeNvidia:
             "NV_GPU_VBIOS_1010_0200_882_96009F0001": self.manifest(VBIOS, VBIOS_INDEXES),
         }
 
-    def status(self, issued, issuer, *, signer=None, status=ocsp.OCSPCertStatus.GOOD, at=NOW, lasts=DAY):
+    def status(self, issued, issuer, *, signer=None, status=ocsp.OCSPCertStatus.GOOD, at=NOW, lasts=DAY, more=()):
         """Return what the status service says of a certificate; `signer` defaults to the issuer."""
         signer = signer or issuer
         revoked = status is ocsp.OCSPCertStatus.REVOKED
@@ -121,13 +137,13 @@ class FakeNvidia:
             algorithm=hashes.SHA384(),
             cert_status=status,
             this_update=at - DAY,
-            next_update=at - DAY + 2 * lasts,
+            next_update=None if lasts is None else at - DAY + 2 * lasts,
             revocation_time=at - 2 * DAY if revoked else None,
             revocation_reason=None,
         )
         builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, signer.certificate)
         if signer is not issuer:
-            builder = builder.certificates([signer.certificate])
+            builder = builder.certificates([*(one.certificate for one in more), signer.certificate])
         return builder.sign(signer.key, hashes.SHA384()).public_bytes(Encoding.DER)
 
     def statuses(self, gpu):

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cvmtool.errors import FormatError
@@ -53,11 +54,105 @@ def test_a_path_that_is_too_long_is_refused():
         verify(leaf, middle, short, NVIDIA.device_root)
 
 
-@pytest.mark.parametrize("at", [NOW - 901 * DAY, NOW + 901 * DAY])
-def test_a_certificate_counts_while_it_is_valid(at):
+SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("at", "valid"),
+    [
+        (NOW - 900 * DAY, True),
+        (NOW - 900 * DAY - SECOND, False),
+        (NOW + 900 * DAY, True),
+        (NOW + 900 * DAY + SECOND, False),
+    ],
+)
+def test_a_certificate_counts_while_it_is_valid(at, valid):
     gpu = NVIDIA.gpu()
-    with pytest.raises(NotGenuineError, match="valid at"):
-        verify(gpu.leaf, gpu.brom, NVIDIA.identity, NVIDIA.device_root, at=at)
+    links = (gpu.leaf, gpu.brom, NVIDIA.identity, NVIDIA.device_root)
+    if valid:
+        assert verify(*links, at=at)
+    else:
+        with pytest.raises(NotGenuineError, match="valid at"):
+            verify(*links, at=at)
+
+
+NO_SIGNING = x509.KeyUsage(
+    digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
+    key_agreement=False, key_cert_sign=False, crl_sign=True, encipher_only=False, decipher_only=False,
+)  # fmt: skip
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+BROKEN = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.15"), b"nonsense")
+
+
+@pytest.mark.parametrize(
+    ("middle", "words"),
+    [
+        ({"ca": False, "extensions": [(x509.BasicConstraints(ca=False, path_length=None), True)]}, "without authority"),
+        ({"extensions": [(NO_SIGNING, True)]}, "without authority"),
+        ({"extensions": [(UNKNOWN, True)]}, r"critical extension \['1.2.3.4'\]"),
+    ],
+    ids=["no authority", "may not sign", "an unknown critical extension"],
+)
+def test_an_intermediate_that_may_not_sign_is_refused(middle, words):
+    between = issue("Between", NVIDIA.device_root, **middle)
+    with pytest.raises(NotGenuineError, match=words):
+        verify(issue("A leaf", between, ca=False), between, NVIDIA.device_root)
+
+
+def test_an_unknown_extension_that_is_not_critical_is_left_alone():
+    between = issue("Between", NVIDIA.device_root, extensions=[(UNKNOWN, False)])
+    assert verify(issue("A leaf", between, ca=False), between, NVIDIA.device_root)
+
+
+def test_a_leaf_with_an_unknown_critical_extension_is_refused():
+    leaf = issue("A leaf", NVIDIA.device_root, ca=False, extensions=[(UNKNOWN, True)])
+    with pytest.raises(NotGenuineError, match="critical extension"):
+        verify(leaf, NVIDIA.device_root)
+
+
+def test_extensions_that_cannot_be_read_are_refused():
+    leaf = issue("A leaf", NVIDIA.device_root, ca=False, extensions=[(BROKEN, False)])
+    with pytest.raises(FormatError, match="extensions of CN=A leaf cannot be read"):
+        verify(leaf, NVIDIA.device_root)
+
+
+@pytest.mark.parametrize(("path", "below", "allowed"), [(0, 0, True), (0, 1, False), (1, 1, True), (1, 2, False)])
+def test_a_path_is_as_long_as_its_authority_says(path, below, allowed):
+    chain = [issue("Bounded", NVIDIA.device_root, path=path), NVIDIA.device_root]
+    for depth in range(below):
+        chain.insert(0, issue(f"Number {depth}", chain[0]))
+    chain.insert(0, issue("A leaf", chain[0], ca=False))
+    if allowed:
+        assert verify(*chain)
+    else:
+        with pytest.raises(NotGenuineError, match="Bounded without authority"):
+            verify(*chain)
+
+
+@pytest.mark.parametrize(
+    ("name", "chip"),
+    [("GH100 A01", "GH100"), ("GB100", "GB100"), ("G\u00e9100 A01", ""), ("G\n", ""), ("G" * 64, "G" * 64)],
+)
+def test_a_chip_has_a_plain_name(name, chip):
+    assert verify(issue(name, NVIDIA.device_root, ca=False), NVIDIA.device_root).chip == chip
+
+
+def test_a_certificate_without_a_serial_number_names_no_device():
+    between = issue("Between", NVIDIA.device_root)
+    assert verify(issue("A leaf", between, ca=False), between, NVIDIA.device_root).device == ""
+
+
+def test_firmware_that_is_cut_short_is_none():
+    for firmware, found in ((FIRMWARE_ID + b"more", FIRMWARE_ID), (FIRMWARE_ID[:-1], None), (None, None)):
+        leaf = issue("A leaf", NVIDIA.device_root, ca=False, firmware=firmware)
+        assert verify(leaf, NVIDIA.device_root).firmware_id == found
+
+
+def test_an_rsa_key_signs_no_report():
+    key = rsa.generate_private_key(65_537, 2048)
+    leaf = issue("A leaf", NVIDIA.device_root, ca=False, key=key)
+    with pytest.raises(FormatError, match="P-384"):
+        _ = verify(leaf, NVIDIA.device_root).key
 
 
 def test_a_key_on_another_curve_signs_no_report():
@@ -96,7 +191,7 @@ def test_a_chain_has_two_to_eight_certificates():
     for count in (1, 9):
         with pytest.raises(FormatError, match=str(count)):
             parse_chain(one * count)
-    assert len(parse_chain(one * 8)) == 8
+    assert [len(parse_chain(one * count)) for count in (2, 8)] == [2, 8]
 
 
 @pytest.mark.vectors

@@ -1,16 +1,18 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
 import re
+import sys
 from datetime import UTC, datetime
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvmtool.errors import CvmError, FormatError, VerificationError
+from cvmtool.errors import ConfigError, CvmError, FormatError, VerificationError
 from cvmtool.owner.checks import NotGenuineError
 from cvmtool.owner.rim import MAX_MANIFEST, ReferenceManifest, verify_manifest
-from tests.fakes.nvidia import DAY, MEASUREMENTS, NOW, FakeNvidia, issue
+from tests.fakes.nvidia import DAY, MEASUREMENTS, NOW, FakeNvidia, issue, resource, swid
 from tests.vectors import need, read
 
 NVIDIA = FakeNvidia()
@@ -96,10 +98,89 @@ def test_what_is_no_manifest_is_refused(document):
         verify_manifest(document, NOW, root=ROOT)
 
 
-def test_signed_nonsense_is_refused():
-    for override in ({}, {8: []}):
-        with pytest.raises(FormatError):
-            verify_manifest(NVIDIA.manifest("1", (), override=override), NOW, root=ROOT)
+META = 'product="GH100" colloquialVersion="1"'
+ROW = resource(7, b"x" * 48)
+
+
+def read_signed(document):
+    return verify_manifest(NVIDIA.sign(document), NOW, root=ROOT)
+
+
+def test_the_least_manifest_is_read():
+    assert read_signed(swid(META, ROW)).measurements == {8: {b"x" * 48}}
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (swid(META), "states no measurement"),
+        (swid(META, resource(7, b"x" * 48, active="False")), "states no measurement"),
+        (swid(META, resource(7)), "without a value"),
+        (swid(META, ROW, resource(7, b"y" * 48)), "index 7 twice"),
+        (swid(META, ROW, resource(7, b"x" * 48, active="False")), "index 7 twice"),
+        (swid(META, resource(7, b"x" * 48, active="true")), "active 'true'"),
+        (swid(META, resource(7, b"x" * 48, active="")), "active ''"),
+        (swid(META, resource(7, b"x" * 47)), "reference measurement 7"),
+        (swid(META, resource(7, b"x" * 48, alternatives=2)), "reference measurement 7"),
+        (swid(META, resource(7, b"x" * 48, alternatives=65)), "alternatives is '65'; a number up to 64"),
+        (swid(META, resource(254, b"x" * 48)), "index is '254'; a number up to 253"),
+        (swid(META, resource("-1", b"x" * 48)), "index is '-1'"),
+        (swid(META, resource("", b"x" * 48)), "index is ''"),
+        (swid(META, resource("\u0667", b"x" * 48)), "a number up to 253"),
+        (swid(META, resource("00007", b"x" * 48)), "a number up to 253"),
+        (swid(META, *(resource(index, b"x" * 48) for index in [*range(254), 0])), "has 255 entries; at most 254"),
+        (swid('product="GH100"', ROW), "colloquialVersion is ''"),
+        (swid(f'product="{"G" * 65}" colloquialVersion="1"', ROW), "product is 'GGG"),
+        (swid('product="GH\u00e9" colloquialVersion="1"', ROW), "product is"),
+        (swid('product="GH&#10;" colloquialVersion="1"', ROW), "product is"),
+        (swid(META, ROW, more="<n:Meta/>"), "has 2 Meta and 1 Payload; one each"),
+        (swid(META, ROW, more="<n:Payload/>"), "has 1 Meta and 2 Payload; one each"),
+        (swid(META, ROW, root="SoftwareLibrary"), "does not cover a SoftwareIdentity"),
+    ],
+)
+def test_signed_nonsense_is_refused(document, words):
+    with pytest.raises(FormatError, match=re.escape(words)):
+        read_signed(document)
+
+
+def test_the_bounds_are_inside():
+    digests = [bytes([number]) * 48 for number in range(64)]
+    found = read_signed(
+        swid(f'product="{"G" * 64}" colloquialVersion="1"', resource(253, *digests), resource(0, *digests))
+    )
+    assert set(found.measurements) == {254, 1}
+    assert len(found.measurements[254]) == 64
+
+
+@pytest.mark.parametrize("size", [MAX_MANIFEST, MAX_MANIFEST + 1])
+def test_a_manifest_has_a_largest_size(size):
+    words = "is not XML" if size == MAX_MANIFEST else "at most 1048576"
+    with pytest.raises(FormatError, match=words):
+        verify_manifest(b" " * size, NOW, root=ROOT)
+
+
+def test_a_chain_in_a_manifest_has_two_to_eight_certificates():
+    root = issue("One root")
+    pin = root.certificate.fingerprint(SHA256())
+    signer = issue("Its signer", root, ca=False)
+    document = NVIDIA.sign(swid(META, ROW), signer=signer, certificates=[signer, root])
+    assert verify_manifest(document, NOW, root=pin).version == "1"
+    chain = [issue("A root of nine")]
+    for depth in range(8):
+        chain.insert(0, issue(f"Number {depth}", chain[0], ca=depth < 7))
+    for count, chosen in ((9, chain), (1, chain[-1:])):
+        nine = NVIDIA.sign(swid(META, ROW), signer=chosen[0], certificates=chosen)
+        with pytest.raises(FormatError, match=f"has {count} certificates; 2 to 8"):
+            verify_manifest(nine, NOW, root=pin)
+    eight = NVIDIA.sign(swid(META, ROW), signer=chain[1], certificates=chain[1:])
+    assert verify_manifest(eight, NOW, root=chain[-1].certificate.fingerprint(SHA256()))
+
+
+def test_without_the_library_the_remedy_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "signxml.verifier", None)
+    with pytest.raises(ConfigError, match="signxml is not installed") as caught:
+        verify_manifest(GOOD, NOW, root=ROOT)
+    assert "cvmtool[gpu]" in caught.value.hint
 
 
 @given(st.binary(max_size=200))
