@@ -149,6 +149,54 @@ def test_a_bag_is_bounded_by_certificates_and_not_by_files():
     assert "18 certificates" in refusal.value.message
 
 
+def bag():
+    """The three certificates of a chain, and what must be pinned for it."""
+    given = (
+        certificate("ARK-Genoa", keys().ark, "ARK-Genoa", keys().ark, CA, SIGNS_CERTIFICATES),
+        certificate("SEV-Genoa", keys().ask, "ARK-Genoa", keys().ark, CA, SIGNS_CERTIFICATES),
+        certificate("SEV-VCEK", leaf_key(), "SEV-Genoa", keys().ask, HWID),
+    )
+    return given, SimulatedRoot(sha256(given[0]).digest())
+
+
+def test_sixteen_certificates_are_not_too_many():
+    given, root = bag()
+    others = [certificate(f"Other {number}", keys().ask, "x", keys().ask) for number in range(13)]
+    assert build_chain((*others, *given), SigningKey.VCEK, root).line is ProductLine.GENOA
+    with pytest.raises(FormatError):
+        build_chain((*others, *given, given[0]), SigningKey.VCEK, root)
+
+
+def test_a_root_that_is_not_pinned_is_named():
+    given, root = bag()
+    stranger = SimulatedRoot(b"\1" * 32)
+    for blobs, pinned, actual in (
+        (given, stranger, sha256(given[0]).hexdigest()),
+        (given[1:], root, "no certificate of ARK-Genoa"),
+    ):
+        with pytest.raises(NotGenuineError) as refusal:
+            build_chain(blobs, SigningKey.VCEK, pinned)
+        assert (refusal.value.check.code, refusal.value.check.actual) == ("root-pinned", actual)
+
+
+def test_an_intermediate_is_missing_or_another_s():
+    given, root = bag()
+    forged = certificate("SEV-Genoa", keys().ask, "ARK-Genoa", keys().ask, CA, SIGNS_CERTIFICATES)
+    for blobs, actual in (
+        ((given[0], given[2]), "missing"),
+        ((given[0], forged, given[2]), "none that the root signed"),
+    ):
+        with pytest.raises(NotGenuineError) as refusal:
+            build_chain(blobs, SigningKey.VCEK, root)
+        assert refusal.value.check.actual == f"intermediate SEV-Genoa {actual}"
+
+
+def test_a_root_that_names_another_issuer_is_refused():
+    with pytest.raises(NotGenuineError) as refusal:
+        chain(ark={"issuer": "ARK-Milan"})
+    assert refusal.value.check.actual == "root signed by another"
+
+
 def test_a_root_that_may_not_sign_lists_cannot_revoke():
     built = chain(ark={"extensions": [CA, (USAGE, True, x509.bits(b"\x04", 2))]})
     crl = x509.revocation_list("ARK-Genoa", keys().ark, [], NOW - timedelta(hours=1), NOW + timedelta(days=1))
@@ -194,6 +242,15 @@ def test_the_certificate_that_ended_is_named_alone(part):
     with pytest.raises(NotGenuineError) as refusal:
         check_validity(changed, NOW + SECOND)
     assert refusal.value.check.actual == f"{ended.common_name} from {START:%Y-%m-%d} to {NOW:%Y-%m-%d}"
+
+
+@pytest.mark.parametrize(("at", "changes"), [(START, {"not_before": NOW}), (END, {"not_after": NOW})])
+def test_what_holds_to_the_second_is_not_named(at, changes):
+    built = chain()
+    changed = replace(built, leaf=replace(built.leaf, **changes), **changes)
+    with pytest.raises(NotGenuineError) as refusal:
+        check_validity(changed, at)
+    assert refusal.value.check.actual.startswith("SEV-VCEK from ")
 
 
 def test_the_path_is_said():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cvmtool.dryrun import x509
 from cvmtool.errors import FormatError
-from cvmtool.owner.der import INTEGER, OCTET_STRING, SEQUENCE, Der
+from cvmtool.owner.der import INTEGER, OCTET_STRING, SEQUENCE, Der, context
 
 
 def read(method, data):
@@ -28,6 +28,37 @@ def test_integers(value):
 def test_object_identifiers(first, rest):
     dotted = ".".join(map(str, (*first, *rest)))
     assert read("oid", x509.oid(dotted)) == dotted
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "value"),
+    [
+        ("integer", "0215" + "00" + "ff" * 20, (1 << 160) - 1),
+        ("boolean", "010100", False),
+        ("boolean", "0101ff", True),
+        ("bits", "030100", b""),
+        ("bits", "0304000180ff", b"\x01\x80\xff"),
+        ("oid", "06042a818001", "1.2.16385"),
+        ("oid", "0603883703", "2.999.3"),
+        ("oid", "0620" + "2b" + "01" * 31, "1.3" + ".1" * 31),
+        ("text", "0c02c3a9", "é"),
+        ("text", "130141", "A"),
+        ("text", "160161", "a"),
+    ],
+)
+def test_values(method, data, value):
+    assert read(method, bytes.fromhex(data)) == value
+
+
+@pytest.mark.parametrize(("number", "tag"), [(0, 0xA0), (1, 0xA1), (3, 0xA3)])
+def test_tags_of_a_context(number, tag):
+    assert context(number) == tag
+
+
+@pytest.mark.parametrize(("data", "found"), [("0301", "has 0x03 at byte 0;"), ("", "has its end at byte 0;")])
+def test_a_refusal_says_what_stands_there(data, found):
+    with pytest.raises(FormatError, match=found):
+        read("integer", bytes.fromhex(data))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +104,8 @@ def test_contents_of_every_length_form(size):
         ("integer", "0280"),
         ("integer", "02820001" + "01"),
         ("integer", "0283000001" + "01"),
+        ("text", "0c820080" + "61" * 128),
+        ("text", "0c83010000" + "61" * 65536),
         ("integer", "0202" + "01"),
         ("integer", "02"),
         ("integer", ""),
@@ -86,13 +119,19 @@ def test_contents_of_every_length_form(size):
         ("oid", "060180"),
         ("oid", "06022b80"),
         ("oid", "06032b8001"),
+        ("oid", "06028001"),
+        ("oid", "060181"),
+        ("oid", "06022b81"),
+        ("oid", "0621" + "2b" + "01" * 32),
         ("text", "0c01ff"),
-        ("text", "1601ff"),
+        ("text", "1302c3a9"),
+        ("text", "1602c3a9"),
         ("text", "040161"),
         ("text", ""),
         ("time", "170d3235303731373137303434365b"),
         ("time", "170d3235313331373137303434365a"),
         ("time", "170b323530373137313730345a"),
+        ("time", "170dff3530373137303434363131" + "5a"),
         ("time", "0400"),
         ("time", "180f32303235303731373234303030305a"),
         ("time", "170d3235303731373234303030305a"),
