@@ -70,7 +70,7 @@ class Machine:
                     "created": opened.created,
                     "damaged": self._hands.is_damaged(opened, self._places),
                 }
-                for name, opened in self._open.items()
+                for name, opened in tuple(self._open.items())  # another thread may close them meanwhile
             ],
         }
 
