@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from tests.fakes.guest import FakeGuest
 from tests.fakes.nvidia import (
     DRIVER,
     DRIVER_INDEXES,
+    FIRMWARE_ID,
     MEASUREMENTS,
     NOW,
     VBIOS,
@@ -237,6 +239,83 @@ def test_what_both_manifests_claim_is_nobodys(guest, manifests):
 )
 def test_each_rule_refuses(guest, manifests, change, code):
     assert refused(guest, manifests, GPU, policy=replace(POLICY, **change)) == [code]
+
+
+def told(checks):
+    return json.dumps([check.to_json() for check in checks], indent=1) + "\n"
+
+
+def test_what_is_said_of_a_gpu_that_is_trusted(guest, manifests, golden):
+    gpu = replace(GPU, firmware=None)
+    text = told(judged(guest, manifests, gpu).checks)
+    golden(
+        "gpu-trusted.json", text.replace(parse_gpu_report(gpu.evidence(guest.report_data).report).nonce.hex(), "NONCE")
+    )
+
+
+def test_what_is_said_of_a_gpu_that_is_refused(guest, manifests, golden):
+    bad = replace(
+        NVIDIA.gpu(None), devtools=True, protected_pcie=b"\xaa", driver=b"550.90.06\0", vbios=bytes.fromhex("009e009601000000"),
+        measurements={**MEASUREMENTS, 1: bytes(48)},
+    )  # fmt: skip
+    other = verify_manifest(NVIDIA.manifest("1.2", (2, 9)), NOW, root=NVIDIA.roots.manifests)
+    mine = verify_manifest(NVIDIA.manifest("550.90.05", (1, 2)), NOW, root=NVIDIA.roots.manifests)
+    policy = replace(POLICY, chips=frozenset({"GB202", "GB100"}), devices=frozenset({"0001", "0002"}))
+    known = {"NV_GPU_DRIVER_GH100_550.90.06": mine, "NV_GPU_VBIOS_1010_0200_882_96009E0001": other}
+    with pytest.raises(RefusedError) as caught:
+        judged(guest, known, bad, policy=policy, count=2, statuses=[])
+    nonce = parse_gpu_report(bad.evidence(guest.report_data).report).nonce.hex()
+    golden("gpu-refused.json", told(caught.value.checks).replace(nonce, "NONCE"))
+    assert all(not check.passed for check in caught.value.checks if check.code not in GENUINE)
+
+
+GENUINE = {"gpu-signature", "gpu-nonce", "gpu-firmware-id"}
+
+
+@pytest.mark.parametrize("missing", [0, 1], ids=["the driver's", "the VBIOS's"])
+def test_one_manifest_is_not_enough(guest, manifests, missing):
+    known = dict(manifests)
+    del known[list(known)[missing]]
+    with pytest.raises(RefusedError) as caught:
+        judged(guest, known, GPU)
+    absent, measured = caught.value.findings
+    assert absent.actual == "gpu 0: absent"
+    assert measured.actual == "gpu 0: 0 of 0 right"
+
+
+def test_later_chips_have_manifests_of_another_name():
+    names = verified(NVIDIA.gpu(chip="GB100")).manifest_names
+    assert names[0] == f"NV_GPU_CC_DRIVER_GB100_{DRIVER}"
+
+
+@pytest.mark.parametrize(
+    ("least", "reached"),
+    [("96.00.9F.00.01", True), ("96.00.9E.FF.FF", True), ("96.00.9F.00.02", False), ("96.00.A0.00.00", False)],
+)
+def test_vbios_versions_are_compared_in_hex(guest, manifests, least, reached):
+    policy = replace(POLICY, min_vbios=least)
+    if reached:
+        assert judged(guest, manifests, GPU, policy=policy)
+    else:
+        assert refused(guest, manifests, GPU, policy=policy) == ["gpu-vbios"]
+
+
+def test_what_is_said_of_evidence_that_is_not_genuine():
+    evidence = GPU.evidence(SESSION)
+    with pytest.raises(NotGenuineError) as unsigned:
+        verify_gpu(
+            replace(evidence, report=evidence.report[:-1] + bytes([evidence.report[-1] ^ 1])),
+            report_data=SESSION,
+            index=0,
+            at=NOW,
+            roots=NVIDIA.roots,
+        )
+    check = unsigned.value.check
+    assert (check.actual, check.required) == ("not that of this report", "by the key of its chain")
+    for certified, required in ((b"\x01" * 48, "01" * 48), (None, "none")):
+        with pytest.raises(NotGenuineError) as other:
+            verified(NVIDIA.gpu(certified=certified))
+        assert (other.value.check.actual, other.value.check.required) == (f"gpu 0: {FIRMWARE_ID.hex()}", required)
 
 
 def test_all_findings_are_listed(guest, manifests):
