@@ -293,11 +293,18 @@ def test_what_the_guest_refuses_keeps_its_word_and_its_pack(guest):
     assert error.exit_code == 8
 
 
-@pytest.mark.parametrize("answer", [{}, {"ok": 1}, {"ok": "true"}, {"ok": None, "pack": 7}])
+def test_what_the_guest_refuses_keeps_its_volume(guest):
+    answer = {"ok": False, "error": "volume-rolled-back", "detail": "state 3", "volume": "data"}
+    with pytest.raises(GuestError) as caught:
+        connected(guest(answers=lambda _request: json_frame(answer))).request(Op.RELEASE, sealed="")
+    assert (caught.value.error, caught.value.pack, caught.value.volume) == ("volume-rolled-back", None, "data")
+
+
+@pytest.mark.parametrize("answer", [{}, {"ok": 1}, {"ok": "true"}, {"ok": None, "pack": 7, "volume": []}])
 def test_an_answer_that_does_not_say_ok_is_a_no(guest, answer):
     with pytest.raises(GuestError) as caught:
         connected(guest(answers=lambda _request: json_frame(answer))).request(Op.RUN)
-    assert caught.value.pack is None
+    assert (caught.value.pack, caught.value.volume) == (None, None)
 
 
 @pytest.mark.parametrize(
