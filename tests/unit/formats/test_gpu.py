@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cvmtool.errors import FormatError
-from cvmtool.formats.gpu import MAX_GPUS, GpuEvidence, gpu_nonce, parse_gpu_evidence
+from cvmtool.formats.gpu import MAX_CERTIFICATES, MAX_GPUS, GpuEvidence, gpu_nonce, parse_gpu_evidence
 from cvmtool.formats.job import parse_job_manifest
 from cvmtool.formats.wire import canonical_json
 from tests import samples
@@ -30,6 +30,15 @@ def test_each_place_and_session_has_its_own():
 def test_what_is_written_is_read_back():
     assert parse_gpu_evidence({"gpus": [ONE.to_json(), ONE.to_json()]}) == (ONE, ONE)
     assert parse_gpu_evidence({"gpus": []}) == ()
+
+
+def test_the_bounds_are_inside():
+    assert MAX_CERTIFICATES == 5_120
+    full = GpuEvidence(report=bytes(8_192), certificates=bytes(MAX_CERTIFICATES), devtools=True)
+    assert parse_gpu_evidence({"gpus": [full.to_json()] * MAX_GPUS}) == (full,) * MAX_GPUS
+    for large in ({"report": bytes(8_193)}, {"certificates": bytes(MAX_CERTIFICATES + 1)}):
+        with pytest.raises(FormatError):
+            parse_gpu_evidence({"gpus": [replace(full, **large).to_json()]})
 
 
 @pytest.mark.parametrize(

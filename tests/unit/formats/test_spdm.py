@@ -71,6 +71,34 @@ def test_a_vbios_version_is_written_as_nvidia_writes_it():
         _ = parse_gpu_report(report()).vbios_version
 
 
+def test_the_bounds_are_inside():
+    blocks = b"".join(bytes((index, 1, 4, 0, 1, 1, 0, 7)) for index in (1, 254))
+    assert set(parse_gpu_report(report(blocks=blocks)).measurements) == {1, 254}
+    with pytest.raises(FormatError, match="block 255"):
+        parse_gpu_report(report(blocks=blocks.replace(bytes((254, 1)), bytes((255, 1)))))
+    text = b"x" * 32
+    opaque = (3).to_bytes(2, "little") + (32).to_bytes(2, "little") + text
+    assert parse_gpu_report(report(opaque=opaque)).text(Opaque.DRIVER_VERSION) == text.decode()
+    spaced = (17).to_bytes(2, "little") + (4).to_bytes(2, "little") + b"12 \0"
+    assert parse_gpu_report(report(opaque=spaced)).text(Opaque.PROJECT) == "12"
+
+
+def test_a_report_has_a_largest_size():
+    room = MAX_REPORT - len(report()) - 4
+    field = (99).to_bytes(2, "little") + room.to_bytes(2, "little") + bytes(room)
+    assert MAX_REPORT == 8_192
+    assert parse_gpu_report(report(opaque=field)).opaque[99] == bytes(room)
+    for tail in (b"x", bytes(100)):
+        with pytest.raises(FormatError, match="at most 8192"):
+            parse_gpu_report(report(opaque=field, tail=tail))
+
+
+def test_what_is_signed_is_not_printed():
+    shown = repr(parse_gpu_report(report()))
+    assert "signed=" not in shown
+    assert "signature=" not in shown
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_report_or_refused(data):
     for tried in (data, report()[:37] + data, report(blocks=data), report(opaque=data)):

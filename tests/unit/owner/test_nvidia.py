@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
+import base64
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cvmtool.errors import FormatError
 from cvmtool.owner.checks import NotGenuineError
 from cvmtool.owner.nvidia import DEVICE_ROOT, RIM_ROOT, parse_chain, verify_chain
-from tests.fakes.nvidia import DAY, FIRMWARE_ID, NOW, FakeNvidia, issue
+from tests.fakes.nvidia import DAY, FIRMWARE_ID, NOW, TCB_INFO, FakeNvidia, issue
 from tests.vectors import need, read
 
 NVIDIA = FakeNvidia()
@@ -112,8 +113,28 @@ def test_a_leaf_with_an_unknown_critical_extension_is_refused():
 
 def test_extensions_that_cannot_be_read_are_refused():
     leaf = issue("A leaf", NVIDIA.device_root, ca=False, extensions=[(BROKEN, False)])
-    with pytest.raises(FormatError, match="extensions of CN=A leaf cannot be read"):
+    with pytest.raises(FormatError, match="gpu-chain: a certificate cannot be read"):
         verify(leaf, NVIDIA.device_root)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("a003020102", "a00302011d"),
+        ("06072a8648ce3d0201", "06072a8648ce3d027f"),
+        ("06082a8648ce3d040303", "06082a8648ce3d04037f"),
+        ("0603550403", "0603550483"),
+    ],
+    ids=["a version", "a kind of key", "a kind of signature", "an attribute"],
+)
+def test_a_certificate_with_what_the_library_does_not_know_is_refused(old, new):
+    known = issue("A leaf", NVIDIA.device_root, ca=False).certificate.public_bytes(Encoding.DER)
+    odd = known.replace(bytes.fromhex(old), bytes.fromhex(new))
+    assert odd != known
+    pem = f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(odd).decode()}\n-----END CERTIFICATE-----\n"
+    root = NVIDIA.device_root.certificate.public_bytes(Encoding.PEM)
+    with pytest.raises(FormatError):
+        verify_chain(parse_chain(pem.encode() + root), NVIDIA.roots.device, NOW, what="gpu-chain")
 
 
 @pytest.mark.parametrize(("path", "below", "allowed"), [(0, 0, True), (0, 1, False), (1, 1, True), (1, 2, False)])
@@ -143,6 +164,13 @@ def test_a_certificate_without_a_serial_number_names_no_device():
 
 
 def test_firmware_that_is_cut_short_is_none():
+    names_nothing = x509.UnrecognizedExtension(TCB_INFO, b"\x04\x30" + bytes(96))
+    elsewhere = x509.UnrecognizedExtension(
+        x509.ObjectIdentifier("1.2.3.4"), bytes.fromhex("060960864801650304020204 30") + FIRMWARE_ID
+    )
+    for extension in (names_nothing, elsewhere):
+        leaf = issue("A leaf", NVIDIA.device_root, ca=False, extensions=[(extension, False)])
+        assert verify(leaf, NVIDIA.device_root).firmware_id is None
     for firmware, found in ((FIRMWARE_ID + b"more", FIRMWARE_ID), (FIRMWARE_ID[:-1], None), (None, None)):
         leaf = issue("A leaf", NVIDIA.device_root, ca=False, firmware=firmware)
         assert verify(leaf, NVIDIA.device_root).firmware_id == found

@@ -89,9 +89,21 @@ def test_what_is_wrapped_around_a_signed_manifest_is_not_read():
         b"x" * (MAX_MANIFEST + 1),
         b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>',
         re.sub(rb"<ds:X509Certificate>[^<]*", b"<ds:X509Certificate>!", GOOD),
+        re.sub(rb"<ds:X509Certificate>", b"<ds:X509Certificate>!", GOOD),
+        re.sub(rb"<ds:X509Certificate>[^<]*</ds:X509Certificate>", b"<ds:X509Certificate/>", GOOD),
         re.sub(rb"<ds:KeyInfo>.*</ds:KeyInfo>", b"", GOOD, flags=re.DOTALL),
     ],
-    ids=["nothing", "broken", "bare", "large", "entity", "certificates", "without certificates"],
+    ids=[
+        "nothing",
+        "broken",
+        "bare",
+        "large",
+        "entity",
+        "certificates",
+        "a stray character",
+        "empty certificates",
+        "without certificates",
+    ],
 )
 def test_what_is_no_manifest_is_refused(document):
     with pytest.raises(FormatError):
@@ -157,6 +169,12 @@ def test_a_manifest_has_a_largest_size(size):
     words = "is not XML" if size == MAX_MANIFEST else "at most 1048576"
     with pytest.raises(FormatError, match=words):
         verify_manifest(b" " * size, NOW, root=ROOT)
+
+
+def test_a_manifest_may_state_every_index():
+    assert len(read_signed(swid(META, *(resource(index, b"x" * 48) for index in range(254)))).measurements) == 254
+    padded = resource("0007", b"x" * 48)
+    assert set(read_signed(swid(META, padded)).measurements) == {8}
 
 
 def test_a_chain_in_a_manifest_has_two_to_eight_certificates():
