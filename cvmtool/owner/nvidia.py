@@ -18,7 +18,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, NameOID
@@ -30,6 +30,12 @@ DEVICE_ROOT = bytes.fromhex("102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720
 """SHA-256 of the DER of "NVIDIA Device Identity CA"."""
 RIM_ROOT = bytes.fromhex("12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1")
 """SHA-256 of the DER of "NVIDIA CoRIM signing Root CA"."""
+
+UNREADABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
+"""What the library raises for a certificate, or a status, that it cannot read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +102,7 @@ def parse_chain(pem: bytes) -> tuple[x509.Certificate, ...]:
     """
     try:
         chain = tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise FormatError("the certificates are not PEM", detail=str(error)) from error
     if not 2 <= len(chain) <= MAX_CHAIN:
         raise FormatError(f"the chain has {len(chain)} certificates; 2 to {MAX_CHAIN} are required")
@@ -108,8 +114,10 @@ def verify_chain(chain: Sequence[x509.Certificate], root: bytes, at: datetime, *
 
     Raises:
         NotGenuineError: it does not.
-        FormatError: an extension cannot be read.
+        FormatError: a certificate cannot be read.
     """
+    for certificate in chain:
+        _require_readable(certificate, what)
     fingerprint = chain[-1].fingerprint(hashes.SHA256())
     _require(what, "a root of its own", f"nvidia's root, {root.hex()}", passed=fingerprint == root)
     for depth, certificate in enumerate(chain):
@@ -117,26 +125,30 @@ def verify_chain(chain: Sequence[x509.Certificate], root: bytes, at: datetime, *
         until, since = certificate.not_valid_after_utc, certificate.not_valid_before_utc
         _require(what, f"{name}, valid until {until:%F}", f"a certificate that is valid at {at:%F}",
                  passed=since <= at <= until)  # fmt: skip
-        try:
-            _require(
-                what, f"{name} without authority", "an authority", passed=depth == 0 or _may_issue(certificate, depth)
-            )
-            odd = [
-                item.oid.dotted_string
-                for item in certificate.extensions
-                if item.critical and item.oid not in _KNOWN_CRITICAL
-            ]
-        except (ValueError, x509.DuplicateExtension) as error:
-            raise FormatError(f"{what}: the extensions of {name} cannot be read", detail=str(error)) from error
+        _require(what, f"{name} without authority", "an authority", passed=depth == 0 or _may_issue(certificate, depth))
+        odd = [
+            item.oid.dotted_string
+            for item in certificate.extensions
+            if item.critical and item.oid not in _KNOWN_CRITICAL
+        ]
         _require(what, f"{name} with the critical extension {odd[:1]}", "known critical extensions", passed=not odd)
     for certificate, issuer in pairwise(chain):
         try:
             certificate.verify_directly_issued_by(issuer)
-        except (InvalidSignature, ValueError, TypeError):
+        except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
             _require(
                 what, f"{certificate.subject.rfc4514_string()[:128]} not signed by the next", "a chain", passed=False
             )
     return Chain(certificates=tuple(chain))
+
+
+def _require_readable(certificate: x509.Certificate, what: str) -> None:
+    """Ask for every part that is read later: the library reads most of a certificate when it is asked, and refuses it then."""
+    try:
+        _ = (certificate.subject, certificate.issuer, certificate.extensions, certificate.signature_hash_algorithm)
+        _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.public_key())
+    except UNREADABLE as error:
+        raise FormatError(f"{what}: a certificate cannot be read", detail=str(error)) from error
 
 
 def _may_issue(certificate: x509.Certificate, depth: int) -> bool:

@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from cvmtool.owner.nvidia import UNREADABLE
 
 MAX_ANSWER = 16_384  # bytes
 _SKEW = timedelta(minutes=5)  # of the service's clock
@@ -73,7 +75,7 @@ def _fault(
         if until is None or not answer.this_update_utc - _SKEW <= at <= until:
             return f"an answer that does not hold at {at:%F %R}"
         status = answer.certificate_status
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension):
+    except UNREADABLE:
         return "an answer that cannot be read"
     if status is ocsp.OCSPCertStatus.REVOKED:
         return _REVOKED

@@ -12,7 +12,6 @@ lead to NVIDIA's root; with the first of them the signature is checked; and only
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from datetime import datetime
@@ -24,7 +23,7 @@ from cvmtool.errors import ConfigError, FormatError
 from cvmtool.formats.spdm import DIGEST_BYTES
 from cvmtool.formats.wire import parse_hex
 from cvmtool.owner.checks import Check, NotGenuineError
-from cvmtool.owner.nvidia import MAX_CHAIN, NVIDIA, Chain, verify_chain
+from cvmtool.owner.nvidia import MAX_CHAIN, NVIDIA, UNREADABLE, Chain, verify_chain
 
 _MADE_HERE = object()
 MAX_MANIFEST = 1 << 20  # bytes
@@ -112,7 +111,7 @@ def _certificates(document: Any) -> tuple[x509.Certificate, ...]:  # noqa: ANN40
             x509.load_der_x509_certificate(base64.b64decode("".join((item.text or "").split()), validate=True))
             for item in found
         )
-    except (binascii.Error, ValueError) as error:
+    except UNREADABLE as error:
         raise FormatError("the reference manifest's certificates cannot be read", detail=str(error)) from error
 
 
