@@ -2,14 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parsers of machines, volumes, GPUs and of where a host is, each with samples that it accepts."""
 
-from cvmtool.errors import ConfigError
+import base64
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cvmtool.errors import ConfigError, CvmError, FormatError
 from cvmtool.formats import gpu, job, machine, pack, spdm, volume, wire
 from cvmtool.host import address
-from cvmtool.owner import epochs, gpupolicy, nvidia
+from cvmtool.owner import epochs, gpupolicy, nvidia, rim
 from tests import samples
+from tests.fakes.nvidia import NOW
+from tests.fuzz.mutate import read_der, write_der
 from tests.fuzz.parser import Parser, encode, json_object, seeds, text
 from tests.unit.formats import test_gpu, test_machine, test_spdm, test_volume
-from tests.unit.owner import test_epochs, test_gpupolicy, test_nvidia
+from tests.unit.owner import test_epochs, test_gpupolicy, test_nvidia, test_ocsp, test_rim
 
 _URIS = (
     b"qemu+ssh://root@h.example:2222/session",
@@ -20,6 +26,26 @@ _URIS = (
 
 def _gpus(value: wire.JsonObject) -> bytes:
     return wire.canonical_json({"gpus": [one.to_json() for one in value]})
+
+
+_GPU = test_nvidia.NVIDIA.gpu()
+_CHAIN = (_GPU.leaf, _GPU.brom, test_nvidia.NVIDIA.identity, test_nvidia.NVIDIA.device_root)
+
+
+def _gpu_chain(data: bytes) -> object:
+    """Certificates in DER, one behind the other, as PEM through all that reads and verifies them."""
+    row = b"".join(
+        b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(write_der([one])) + b"-----END CERTIFICATE-----\n"
+        for one in read_der(data)
+    )
+    chain = nvidia.verify_chain(nvidia.parse_chain(row), test_nvidia.NVIDIA.roots.device, NOW, what="sample")
+    return chain.chip, chain.device, chain.firmware_id, chain.key.curve.name
+
+
+def _status(data: bytes) -> object:
+    if fault := test_ocsp.fault(data):
+        raise FormatError(fault)
+    return None
 
 
 PARSERS: dict[str, Parser] = {
@@ -57,6 +83,15 @@ PARSERS: dict[str, Parser] = {
         lambda: tuple(gpupolicy.encode_gpu_policy(p).encode() for p in (test_gpupolicy.POLICY, test_gpupolicy.LOOSE)),
         ConfigError,
         write=lambda value: gpupolicy.encode_gpu_policy(value).encode(),
+    ),
+    "owner.ocsp.status_fault": Parser(
+        _status, lambda: tuple(test_ocsp.status(signer=signer) for signer in (None, test_ocsp.CA, test_ocsp.ROOT))
+    ),
+    "owner.rim.verify_manifest": Parser(
+        lambda data: rim.verify_manifest(data, NOW, root=test_rim.ROOT), lambda: (test_rim.GOOD,), CvmError
+    ),
+    "owner.nvidia.verify_chain": Parser(
+        _gpu_chain, lambda: (b"".join(one.certificate.public_bytes(Encoding.DER) for one in _CHAIN),), CvmError
     ),
     "owner.nvidia.parse_chain": Parser(nvidia.parse_chain, lambda: (test_nvidia.NVIDIA.gpu().pem,)),
 }
