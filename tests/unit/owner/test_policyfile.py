@@ -206,6 +206,7 @@ def test_an_empty_or_broken_policy_is_refused(text):
         {"measurement_sets": (replace(SETS[0], digests=frozenset({b"x"})),)},
         {"revoked_measurements": frozenset({b"x"})},
         {"family_ids": frozenset({b"F" * 16})},
+        {"image_ids": frozenset({b"G" * 16})},
         {"id_block": FULL.id_block, "image_ids": frozenset()},
         {"id_block": FULL.id_block, "image_ids": frozenset({bytes(16)})},
         {"id_block": FULL.id_block, "family_ids": frozenset({b"F" * 15})},
@@ -216,6 +217,29 @@ def test_an_empty_or_broken_policy_is_refused(text):
 def test_a_policy_that_contradicts_itself_is_not_made(changes):
     with pytest.raises(ConfigError):
         replace(BASE, **changes)
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("measurements", {"measurements": frozenset({b"x"})}),
+        ("revoked_measurements", {"revoked_measurements": frozenset({b"x"})}),
+        ("measurement_sets.next", {"measurement_sets": (replace(SETS[1], digests=frozenset({b"x"})),)}),
+        ("family_ids", {"family_ids": frozenset({b"x"})}),
+        ("image_ids", {"image_ids": frozenset({b"x"})}),
+        ("host_data", {"host_data": frozenset({b"x"})}),
+        ("chips", {"chips": frozenset({b"x"})}),
+        ("simulated_root", {"simulated_root": b"x"}),
+        ("id_block.id_keys", {"id_block": replace(FULL.id_block, id_keys=frozenset({b"x"}))}),
+        ("id_block.author_keys", {"id_block": replace(FULL.id_block, author_keys=frozenset({b"x"}))}),
+        ("guest_policy.new", {"guest_policy": FULL.guest_policy | {"new": Rule.ANY}}),
+        ("platform_info.smt-en", {"platform_info": {name: Rule.ANY for name in PLATFORM_BITS if name != "smt-en"}}),
+    ],
+)
+def test_the_field_with_a_wrong_entry_is_named(field, changes):
+    with pytest.raises(ConfigError) as refusal:
+        replace(FULL, **changes)
+    assert refusal.value.message.startswith(f"policy.{field} ")
 
 
 FULL_TEXT = encode_policy(FULL)
@@ -268,6 +292,7 @@ def test_names_of_an_id_block_are_stated_or_left_unchecked():
 
 def test_the_last_values_that_are_allowed():
     assert replace(BASE, vmpl=frozenset({0, 3})).vmpl == {0, 3}
+    assert replace(BASE, min_abi=(255, 255)).min_abi == (255, 255)
     assert replace(BASE, mitigations=(1 << 63) - 1).mitigations
     moment = SETS[0].not_before
     assert replace(SETS[0], not_after=moment).holds(moment)
