@@ -137,7 +137,7 @@ def _children(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
                 yield name, item
 
 
-_LABELS = {"what", "where", "hint", "detail", "why", "title"}
+_LABELS = {"what", "where", "hint", "detail", "why", "_WHY", "title"}
 _LABELLED = {
     "Der",
     "open_signed",
@@ -149,7 +149,7 @@ _LABELLED = {
     "_integer",
     "_require",
 }
-_LABELLED |= {"_take", "wrong", "_ca_key"}
+_LABELLED |= {"_take", "wrong", "_ca_key", "_no_unknown_critical", "_refuse_floats"}
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -51,8 +51,6 @@ class GuestPolicy:
     value: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.value < 1 << 64:
-            raise FormatError(f"policy is {self.value:#x}; required: 64 bits")
         if not self.value >> _RESERVED_ONE & 1:
             raise FormatError(f"policy is {self.value:#x}; required: reserved bit {_RESERVED_ONE} set")
         if self.value >> _POLICY_TOP:

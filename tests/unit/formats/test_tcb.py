@@ -36,14 +36,23 @@ def test_a_reserved_byte_or_another_size_is_refused(data, line):
     with pytest.raises(FormatError) as refusal:
         parse_tcb(data, line, field="launch_tcb")
     assert refusal.value.message.startswith("launch_tcb")
+    if len(data) == 8:
+        layout = [2, 3, 4, 5] if line is ProductLine.MILAN else [4, 5, 6]
+        assert refusal.value.message.endswith(f"required: zero in bytes {layout} on {line}")
 
 
 @pytest.mark.parametrize(
-    ("line", "fmc", "snp"), [(ProductLine.GENOA, 1, 1), (ProductLine.TURIN, None, 1), (ProductLine.GENOA, None, 256)]
+    ("line", "fmc", "snp", "message"),
+    [
+        (ProductLine.GENOA, 1, 1, "tcb fmc is 1 on Genoa; required: none"),
+        (ProductLine.TURIN, None, 1, "tcb fmc is None on Turin; required: 0 to 255"),
+        (ProductLine.GENOA, None, 256, "tcb snp is 256 on Genoa; required: 0 to 255"),
+    ],
 )
-def test_a_part_that_the_line_lacks_or_that_is_no_byte_is_refused(line, fmc, snp):
-    with pytest.raises(FormatError):
+def test_a_part_that_the_line_lacks_or_that_is_no_byte_is_refused(line, fmc, snp, message):
+    with pytest.raises(FormatError) as refusal:
         Tcb(line=line, fmc=fmc, bootloader=0, tee=0, snp=snp, microcode=0)
+    assert refusal.value.message == message
 
 
 @pytest.mark.parametrize("part", ["bootloader", "tee", "snp", "microcode"])

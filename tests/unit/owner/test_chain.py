@@ -24,6 +24,7 @@ from tests import fakes
 NOW = datetime.now(UTC).replace(microsecond=0)
 CONSTRAINTS, USAGE = "2.5.29.19", "2.5.29.15"
 CA = (CONSTRAINTS, True, x509.sequence(x509.tlv(0x01, b"\xff")))
+FALSE_CA = (CONSTRAINTS, True, x509.sequence(x509.tlv(0x01, b"\0")))
 NOT_CA = (CONSTRAINTS, True, x509.sequence())
 SIGNS_CERTIFICATES = (USAGE, True, x509.bits(b"\x06", 1))
 SIGNS_NOTHING = (USAGE, True, x509.bits(b"\x80", 7))
@@ -94,6 +95,8 @@ def test_a_vlek_has_its_own_intermediate():
     [
         ("certificate-profile", {"ark": {"extensions": [SIGNS_CERTIFICATES]}}),
         ("certificate-profile", {"ark": {"extensions": [NOT_CA, SIGNS_CERTIFICATES]}}),
+        ("certificate-profile", {"ark": {"extensions": [FALSE_CA, SIGNS_CERTIFICATES]}}),
+        ("certificate-profile", {"ask": {"extensions": [FALSE_CA, SIGNS_CERTIFICATES]}}),
         ("certificate-profile", {"ark": {"extensions": [CA, SIGNS_NOTHING]}}),
         ("certificate-profile", {"ask": {"extensions": [SIGNS_CERTIFICATES]}}),
         ("certificate-profile", {"ask": {"extensions": [NOT_CA, SIGNS_CERTIFICATES]}}),
@@ -129,11 +132,17 @@ def test_a_wrong_role_is_refused(code, changes):
 
 
 @pytest.mark.parametrize(
-    "usage", [b"", b"\x03\x01\x06", b"\x03\x02\x08\x06", b"\x04\x02\x01\x06", b"\x03\x05\x01\x06\x00\x00\x00"]
+    "usage",
+    ["", "030106", "03020806", "04020106", "03010106", "03030106", "0304010600", "030401060000", "03050106000000"],
 )
 def test_a_malformed_key_usage_is_a_format_error(usage):
     with pytest.raises(FormatError):
-        chain(ask={"extensions": [CA, (USAGE, True, usage)]})
+        chain(ask={"extensions": [CA, (USAGE, True, bytes.fromhex(usage))]})
+
+
+def test_a_key_usage_may_have_a_second_byte():
+    usage = bytes.fromhex("0303070680")
+    assert chain(ask={"extensions": [CA, (USAGE, True, usage)]}).line is ProductLine.GENOA
 
 
 def test_a_bag_is_bounded_by_certificates_and_not_by_files():

@@ -15,7 +15,7 @@ from cvmtool.formats.report import FirmwareVersion
 from cvmtool.formats.tcb import ProductLine
 from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
 from cvmtool.owner.floors import built_in_floors
-from cvmtool.owner.policy import IdBlock, KeyKind, MeasurementSet, RevocationRule, RootKind, Rule, baseline
+from cvmtool.owner.policy import OPTIONAL, IdBlock, KeyKind, MeasurementSet, RevocationRule, RootKind, Rule, baseline
 from cvmtool.owner.policyfile import encode_policy, parse_policy
 from cvmtool.owner.policytext import commented_policy
 
@@ -54,9 +54,24 @@ FULL = replace(
     id_block=IdBlock(id_keys=frozenset({b"I" * 48}), author_keys=frozenset({b"A" * 48}), min_guest_svn=4),
 )
 TEXT = encode_policy(BASE)
+FULL_TEXT = encode_policy(FULL)
 
 
-@pytest.mark.parametrize("policy", [BASE, FULL, replace(FULL, measurements=frozenset())], ids=["base", "full", "sets"])
+ID_KEYS, AUTHOR_KEYS = replace(FULL.id_block, author_keys=frozenset()), replace(FULL.id_block, id_keys=frozenset())
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        BASE,
+        FULL,
+        replace(FULL, measurements=frozenset()),
+        replace(BASE, host_data=None, tcb_floors=None),
+        replace(FULL, id_block=ID_KEYS),
+        replace(FULL, id_block=AUTHOR_KEYS),
+    ],
+    ids=["base", "full", "sets", "little", "id keys", "author keys"],
+)
 def test_round_trip(policy):
     assert parse_policy(encode_policy(policy)) == policy
     assert encode_policy(parse_policy(encode_policy(policy))) == encode_policy(policy)
@@ -166,6 +181,81 @@ def test_one_wrong_value_is_refused_and_named(old, new, message):
     assert refusal.value.message.startswith(message)
 
 
+ABI = "2 numbers from 0 to 255 with dots between"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "required"),
+    [
+        ("min_report_version = 3", "min_report_version = 1", "an integer from 2 to 5"),
+        ("min_report_version = 3", "min_report_version = 6", "an integer from 2 to 5"),
+        ("vmpl = [0, 2]", "vmpl = [4]", "a list of integers from 0 to 3, one or more"),
+        ("mitigations = 0xb", "mitigations = 0", "an integer from 1 to 9223372036854775807"),
+        ("min_guest_svn = 4", "min_guest_svn = -1", "an integer from 0 to 4294967295"),
+        ("min_guest_svn = 4", "min_guest_svn = 4294967296", "an integer from 0 to 4294967295"),
+        ('min_abi = "1.55"', 'min_abi = "a.b"', ABI),
+        ('min_abi = "1.55"', 'min_abi = "1.-5"', ABI),
+        ('min_abi = "1.55"', 'min_abi = "1.256"', ABI),
+        ("min_guest_svn = 4", "min_guest_svn = 4\nmore = 1", "a known one"),
+    ],
+)
+def test_the_reader_names_its_own_bounds(old, new, required):
+    assert old in FULL_TEXT
+    with pytest.raises(ConfigError) as refusal:
+        parse_policy(FULL_TEXT.replace(old, new, 1))
+    assert refusal.value.message.endswith(f"; required: {required}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("min_report_version = 3", "min_report_version = 2"),
+        ("min_report_version = 3", "min_report_version = 5"),
+        ("vmpl = [0, 2]", "vmpl = [0, 3]"),
+        ("mitigations = 0xb", "mitigations = 0x1"),
+        ("mitigations = 0xb", "mitigations = 0x7fffffffffffffff"),
+        ('min_abi = "1.55"', 'min_abi = "255.255"'),
+        ("min_guest_svn = 4", "min_guest_svn = 0"),
+        ("min_guest_svn = 4", "min_guest_svn = 4294967295"),
+    ],
+)
+def test_the_last_values_are_read(old, new):
+    assert old in FULL_TEXT
+    changed = FULL_TEXT.replace(old, new, 1)
+    assert encode_policy(parse_policy(changed)) == changed
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ("chps", f"policy.unchecked holds 'chps'; required: some of {', '.join(OPTIONAL)}"),
+        (
+            "providers",
+            "policy.unchecked holds 'providers', which means nothing; required: 'vlek' in policy.signing_keys",
+        ),
+        ("image-ids", "policy.unchecked holds 'image-ids', which means nothing; required: policy.id_block"),
+    ],
+)
+def test_what_cannot_be_left_unchecked_says_why(listed, message):
+    with pytest.raises(ConfigError) as refusal:
+        parse_policy(TEXT.replace('"chips"', f'"{listed}", "chips"', 1))
+    assert refusal.value.message == message
+
+
+def test_measurements_are_a_key_unless_there_are_sets():
+    without = TEXT.replace(line("measurements"), "", 1)
+    with pytest.raises(ConfigError, match="policy lacks the key 'measurements'"):
+        parse_policy(without)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_milan_is_allowed_by_its_value_and_not_by_its_key(allowed):
+    assert not BASE.allow_milan
+    assert (
+        parse_policy(TEXT.replace("vmpl =", f"allow_milan = {str(allowed).lower()}\nvmpl =", 1)).allow_milan is allowed
+    )
+
+
 def test_an_unknown_key_is_told_its_nearest():
     with pytest.raises(ConfigError) as refusal:
         parse_policy(TEXT.replace("[guest_policy]", 'mesurements = ["00"]\n\n[guest_policy]'))
@@ -240,9 +330,6 @@ def test_the_field_with_a_wrong_entry_is_named(field, changes):
     with pytest.raises(ConfigError) as refusal:
         replace(FULL, **changes)
     assert refusal.value.message.startswith(f"policy.{field} ")
-
-
-FULL_TEXT = encode_policy(FULL)
 
 
 @pytest.mark.parametrize(
