@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cvmtool.errors import BuildError
 from cvmtool.image.bytecode import add_byte_code
 from cvmtool.image.libraries import check
 from cvmtool.image.lock import Lock, PackageKind
@@ -22,6 +23,7 @@ GUEST_FILES = ("__init__.py", "errors.py", "formats", "guest")
 """What of the package is measured: nothing of the owner's or the host's side."""
 GUEST_ROOT = "usr/lib/cvmtool/cvmtool"
 WHEELS_ROOT = "usr/lib/python3/dist-packages"
+_BUSYBOX = "usr/bin/busybox"
 _PYTHON = ("usr/lib/python3", "usr/lib/python3.13", "usr/lib/cvmtool")
 
 
@@ -52,10 +54,7 @@ def build_rootfs(
         for directory in recipe.rootfs.directories:
             tree.add_directory(directory)
         _add_extra(tree, recipe, lock, store)
-        for applet in recipe.rootfs.busybox:
-            path = f"usr/bin/{applet}"
-            if path not in tree and f"usr/sbin/{applet}" not in tree:
-                tree.add_link(path, "busybox")
+        _add_busybox(tree, recipe.rootfs.busybox)
         for path, target in recipe.rootfs.links.items():
             tree.add_link(path, target, replace=True)
         for part in GUEST_FILES:
@@ -71,6 +70,15 @@ def build_rootfs(
         check(tree)
         with tools.squashfs(out) as pipe:
             tree.write_tar(pipe, time=recipe.source_date_epoch)
+
+
+def _add_busybox(tree: Tree, applets: tuple[str, ...]) -> None:
+    program = tree.read(_BUSYBOX) if applets else b""
+    for applet in applets:
+        if f"\0{applet}\0".encode() not in program:  # its table of names
+            raise BuildError(f"busybox has no {applet}", hint="take it out of rootfs.busybox in the image's image.toml")
+        if f"usr/bin/{applet}" not in tree and f"usr/sbin/{applet}" not in tree:
+            tree.add_link(f"usr/bin/{applet}", "busybox")
 
 
 def _add_extra(tree: Tree, recipe: Recipe, lock: Lock, store: Store) -> None:
