@@ -66,7 +66,7 @@ def test_secrets_are_spelled_as_the_protocol_says():
 
 def test_secrets_are_never_printed():
     secrets = Secrets(packs={ROOT: bytes.fromhex(KEY)}, volumes={UUID: VOLUME})
-    assert KEY[:8] not in repr(VOLUME).lower()
+    assert "passphrase" not in repr(VOLUME)
     for text in (repr(secrets), str(secrets), f"{secrets}"):
         assert text == "<secrets of 1 packs and 1 volumes>"
 
