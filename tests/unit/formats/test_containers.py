@@ -112,6 +112,10 @@ def test_one_wrong_field_is_refused(container, data, auxblob, field):
     assert field in refused.value.message
 
 
+def test_a_container_has_the_name_that_users_give():
+    assert list(Container) == ["raw", "tsm", "extended", "response", "azure-hcl"]
+
+
 @given(st.binary(max_size=2000), st.sampled_from(Container), st.binary(max_size=200))
 def test_any_bytes_give_a_value_or_a_format_error(data, container, auxblob):
     with contextlib.suppress(FormatError):

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.reportmsg import (
+    STATUS_INVALID_KEY_SELECTION,
+    STATUS_INVALID_PARAMETERS,
+    STATUS_SUCCESS,
     KeySelection,
     ReportRequest,
     ReportResponse,
@@ -38,6 +41,11 @@ def test_a_wrong_request_is_refused(data, field):
     with pytest.raises(FormatError) as refusal:
         parse_request(data)
     assert refusal.value.message.startswith(field)
+
+
+def test_the_numbers_of_the_specification():
+    assert (STATUS_SUCCESS, STATUS_INVALID_PARAMETERS, STATUS_INVALID_KEY_SELECTION) == (0, 0x16, 0x27)
+    assert ReportRequest(report_data=bytes(64)).vmpl == 0
 
 
 @pytest.mark.parametrize("vmpl", range(4))

@@ -62,6 +62,11 @@ def test_one_lower_part_is_below_whatever_the_others_are(part):
     assert Tcb(line=ProductLine.GENOA, **{**values, **others}).below(GENOA) == (part,)
 
 
+def test_a_tcb_has_a_name_unless_it_is_given_one():
+    with pytest.raises(FormatError, match=r"^tcb has 7 bytes"):
+        parse_tcb(bytes(7), ProductLine.GENOA)
+
+
 def test_equal_is_not_below():
     assert GENOA.below(GENOA) == ()
     assert TURIN.below(TURIN) == ()

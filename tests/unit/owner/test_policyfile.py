@@ -79,8 +79,15 @@ def test_round_trip(policy):
 
 def test_what_is_left_out_is_named():
     assert BASE.unchecked == ("chips", "min-firmware", "mitigations", "id-block")
+    assert replace(BASE, host_data=None, tcb_floors=None).unchecked == (
+        *("host-data", "chips", "tcb-floors", "min-firmware", "mitigations", "id-block"),
+    )
     assert FULL.unchecked == ()
     assert replace(FULL, providers=None).unchecked == ("providers",)
+
+
+def test_a_list_that_is_only_reported_is_asked_for_by_name():
+    assert 'revocation = "report"' in FULL_TEXT
 
 
 def test_the_policy_says_which_roots():
