@@ -30,6 +30,8 @@ PACKS_DIR = "packs"  # sealed packs by content
 DRYRUN_DIR = "dryrun"  # the simulated AMD root and its keys
 PROBES_DIR = "probes"  # what running something taught us about this host
 RECORDS_DIR = "machines"  # one file a machine: where it runs
+VMS_DIR = "vms"  # one directory a machine without a job: what it is, its image, what it proved
+VOLUMES_DIR = "volumes"  # one file a volume: where it is, and which of its states is the newest
 LOCKS_DIR = "locks"  # held while something is sent to a host
 SSH_DIR = "ssh"  # for libvirt: ssh with the settings of a host
 LIBVIRT_LOG_FILE = "libvirt.log"
@@ -141,6 +143,16 @@ class Settings:
     def records_dir(self) -> Path:
         """One file a machine."""
         return self.state_dir / RECORDS_DIR
+
+    @property
+    def vms_dir(self) -> Path:
+        """One directory a machine without a job."""
+        return self.state_dir / VMS_DIR
+
+    @property
+    def volumes_dir(self) -> Path:
+        """One file a volume."""
+        return self.state_dir / VOLUMES_DIR
 
     @property
     def ssh_dir(self) -> Path:

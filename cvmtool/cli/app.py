@@ -31,7 +31,7 @@ COMMANDS = {
     "data": "Seal data into packs that only an attested guest opens.",
     "jobs": "Look at the runs that were started from this account.",
     "host": "Name the hosts that machines run on, and look after what they keep.",
-    "vm": "Look at the virtual machines that cvmtool started, and stop them.",
+    "vm": "Confidential machines without a job: start, attest, unlock, work in them, stop. And every machine there is.",
     "receipt": "Read and verify the receipts of runs, offline.",
     "key": "The owner's keys: one seed, from which all others follow.",
 }

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""Start a virtual machine for a job on a host, and take it away again.
+"""Start a virtual machine on a host, and take it away again.
 
 Zone: flows. What the host holds of a machine lies in one directory (`cvmtool.host.storage`); nothing in it is secret.
 """
@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from cvmtool.config import Settings, private_dir, resources
-from cvmtool.errors import ConfigError, CvmError, HostError
+from cvmtool.errors import CvmError, HostError
 from cvmtool.flows.guard import guarded
 from cvmtool.flows.hosts import Host, OpenHost, open_host
 from cvmtool.flows.launch import Launch
@@ -23,8 +22,6 @@ from cvmtool.flows.records import (
     MachineRecord,
     forget_record,
     load_record,
-    process_lives,
-    records,
     save_record,
 )
 from cvmtool.flows.reporter import Reporter
@@ -32,10 +29,9 @@ from cvmtool.formats.manifest import Mode
 from cvmtool.host.accelerator import Acceleration, ProbeBoot, probe_kvm
 from cvmtool.host.domain import DomainSpec, render_domain
 from cvmtool.host.events import GONE
-from cvmtool.host.files import LocalFiles
 from cvmtool.host.hypervisor import Hypervisor, MachineState
 from cvmtool.host.live import require_same
-from cvmtool.host.storage import HASH_TABLE_FILE, MachineDir, stage_words
+from cvmtool.host.storage import HASH_TABLE_FILE, MachineDir
 
 _EMULATOR = "/usr/bin/qemu-system-x86_64"  # where no host was asked
 _POWEROFF_SECONDS = 15.0
@@ -255,48 +251,6 @@ def render_argv(name: str, launch: Launch, settings: Settings) -> str:
         return host.hypervisor.argv(xml)
     finally:
         host.close()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineStatus:
-    """A machine as `vm list` shows it."""
-
-    name: str
-    state: str
-    """What the host says, or `in use` when another process of ours holds an embedded driver."""
-    job: str
-    stage: str
-    """The last stage word on its console: the host's claim."""
-    uri: str
-
-
-def list_machines(settings: Settings) -> list[MachineStatus]:
-    """Ask the hosts of all our machines how they are."""
-    return [_status(record, settings) for record in records(settings.records_dir)]
-
-
-def _status(record: MachineRecord, settings: Settings) -> MachineStatus:
-    state, stage = "unknown: its host does not answer", "unknown"
-    if record.uri.startswith("qemu:///embed") and process_lives(record.pid):
-        # libvirt inside another process: that one alone can be asked, and it removes the machine when it ends.
-        state = f"in use by process {record.pid}"
-        stage = _stage(MachineDir(LocalFiles(), record.machines, record.name))
-    else:
-        with suppress(HostError, ConfigError):
-            host = open_host(replace(settings, host=record.host))
-            stage = _stage(host.directory(record.name))
-            try:
-                state = host.hypervisor.state(record.name).value
-            except HostError:
-                state = "lost"
-            finally:
-                host.close()
-    return MachineStatus(name=record.name, state=state, job=record.job, stage=stage, uri=record.uri)
-
-
-def _stage(directory: MachineDir) -> str:
-    words = stage_words(directory.read_console())
-    return words[-1].partition(" ")[2] if words else "none"
 
 
 def destroy_machine(name: str, settings: Settings, *, forget: bool = False) -> bool:

@@ -44,8 +44,8 @@ class Claim(StrEnum):
     """The host answers, and has no such domain."""
     SILENT = "silent"
     """The host does not answer."""
-    TAKEN = "taken"
-    """libvirt runs inside another process of the owner's, which alone can ask it; QEMU lives."""
+    UNASKED = "unasked"
+    """libvirt runs inside one process of the owner's at a time, and was not asked; QEMU lives."""
 
 
 class VmState(StrEnum):
@@ -108,7 +108,7 @@ def standing(milestone: Milestone, claim: Claim, console: tuple[str, ...], agent
         return Standing(
             state=_OF_AGENT[agent], ready=ready, evidence=f"its agent, attested just now, says {agent.value}"
         )
-    if claim in {Claim.RUNNING, Claim.TAKEN}:
+    if claim in {Claim.RUNNING, Claim.UNASKED}:
         return _alive(milestone, claim, console)
     if claim is Claim.PAUSED:
         return _not_ready(VmState.PAUSED, "somebody on its host paused it")
@@ -128,7 +128,7 @@ def standing(milestone: Milestone, claim: Claim, console: tuple[str, ...], agent
 
 
 def _alive(milestone: Milestone, claim: Claim, console: tuple[str, ...]) -> Standing:
-    says = "its host says it runs" if claim is Claim.RUNNING else "its QEMU runs; another process holds its libvirt"
+    says = "its host says it runs" if claim is Claim.RUNNING else "its QEMU runs"
     if milestone is Milestone.REFUSED:
         return _not_ready(VmState.REFUSED, f"the measured boot was refused; {says}")
     if milestone in _OF_MILESTONE:

@@ -25,6 +25,7 @@ from cvmtool.formats.channel import MAX_ANSWER, Refusal, answer_to, closed_line
 from cvmtool.formats.control import CONTROL_ADDRESS, OWNER_USER, Op
 from cvmtool.formats.evidence import Evidence
 from cvmtool.formats.wire import MAX_FRAME, JsonObject, Kind, json_frame, parse_canonical_json, read_frame
+from cvmtool.host.terminal import Window
 
 _ED25519 = "ssh-ed25519"
 _SILENCE_SECONDS = 900.0  # in the middle of an answer; unlocking many packs under emulation takes minutes
@@ -240,9 +241,31 @@ class AgentChannel:
                     raise FormatError(f"the guest sent a frame of kind {frame.kind.value!r} among data")
                 yield frame.payload
 
+    def open_session(self, command: str | None, window: Window | None) -> paramiko.Channel:
+        """Start a command, or the login shell if there is none, in a guest that gives its owner a shell.
+
+        `window`: the terminal that it gets; None for none.
+
+        Raises:
+            HostError: this guest gives no shell, or the connection broke.
+        """
+        try:
+            session = self._ssh().open_session(timeout=_SSH_SECONDS)
+            if window is not None:
+                session.get_pty(window.term, window.columns, window.rows)
+            if command is None:
+                session.invoke_shell()
+            else:
+                session.exec_command(command)
+        except paramiko.ChannelException as error:
+            raise HostError("the guest gives no shell", hint="vm start --shell, with an image that has one") from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise HostError("the guest does not start the session", detail=str(error)) from error
+        return session
+
     def _ssh(self) -> paramiko.Transport:
         if self._transport is None or not self._transport.is_active():
-            raise HostError("the connection to the guest is gone", hint="cvmtool jobs attach JOB reconnects")
+            raise HostError("the connection to the guest is gone", hint="cvmtool vm list says what became of the machine")
         return self._transport
 
     def close(self) -> None:

@@ -11,7 +11,9 @@ from cvmtool.cli.app import app
 from cvmtool.config import load_settings
 from cvmtool.errors import ConfigError, HostError
 from cvmtool.flows import machine as machines
+from cvmtool.flows import vmlist
 from cvmtool.flows.hosts import Host
+from cvmtool.flows.jobs import JobDir
 from cvmtool.flows.records import MachineRecord, load_record, save_record
 from cvmtool.host.files import LocalFiles
 from cvmtool.host.hypervisor import MachineState
@@ -25,9 +27,11 @@ class Hypervisor:
         self.destroyed = []
         self.closed = 0
         self.answers = True
+        self.alive = True
+        self.names = {"there"}
 
     def state(self, name):
-        if name != "there":
+        if name not in self.names:
             raise HostError(f"no machine {name}")
         return MachineState.RUNNING
 
@@ -53,6 +57,7 @@ def host(monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(machines, "open_host", open_host)
+    monkeypatch.setattr(vmlist, "open_host", open_host)
     return made
 
 
@@ -82,15 +87,16 @@ def test_no_machine_is_no_data():
 def test_machines_are_listed_with_what_their_host_says(host):
     place("there", console=b"CVM-STAGE initrd\nCVM-STAGE agent\n\x1b[2Jnoise")
     place("lost")
-    place("held", uri="qemu:///embed?root=/x", pid=os.getpid())
+    place("inside", uri="qemu:///embed?root=/nowhere")
     document = json.loads(vm("list", "--json").stdout)
     rows = {row["name"]: row for row in document["machines"]}
-    assert rows["there"]["state"] == "running"
-    assert rows["there"]["stage"] == "agent"
+    assert (rows["there"]["state"], rows["there"]["ready"]) == ("booted", False)
+    assert (rows["there"]["stage"], rows["there"]["kind"]) == ("agent", "job")
     assert rows["lost"]["state"] == "lost"
-    assert str(os.getpid()) in rows["held"]["state"]
+    assert rows["lost"]["evidence"] == "its host does not know it"
+    assert rows["inside"]["state"] == "lost"
     assert all(row["simulated"] for row in rows.values())
-    assert host.closed == 2
+    assert host.closed == 1  # one host, asked once
     shown = vm("list").stdout
     assert "there" in shown
     assert "\x1b" not in shown
@@ -99,7 +105,52 @@ def test_machines_are_listed_with_what_their_host_says(host):
 def test_a_host_that_does_not_answer_is_said_to(host):
     place("there")
     host.answers = False
-    assert "does not answer" in json.loads(vm("list", "--json").stdout)["machines"][0]["state"]
+    row = json.loads(vm("list", "--json").stdout)["machines"][0]
+    assert (row["state"], row["evidence"]) == ("lost", "its host does not answer")
+
+
+def test_a_machine_whose_starter_was_killed_says_so(host):
+    place("there", pid=2**22 + 1)
+    assert json.loads(vm("list", "--json").stdout)["machines"][0]["evidence"].endswith(
+        "the process that started it is gone"
+    )
+
+
+def test_a_machine_of_a_job_stands_as_far_as_its_job_came(host):
+    settings = load_settings()
+    job = JobDir.create(settings.jobs_dir, "there", simulated=True)
+    place(job.record.machine)
+    host.names.add(job.record.machine)
+    for stage, state in (("start", "starting"), ("attest", "attested"), ("unlock", "running")):
+        job.record.stages[stage] = 1.0
+        job.save()
+        row = json.loads(vm("list", "--json").stdout)["machines"][0]
+        assert (row["state"], row["ready"]) == (state, False)
+    os.close(job._lock)  # as if its process had been killed
+    row = json.loads(vm("list", "--json").stdout)["machines"][0]
+    assert row["evidence"].endswith("the process that ran its job was killed")
+
+
+@pytest.mark.parametrize("command", [["attest"], ["unlock"], ["ssh"], ["status"], ["stop"], ["resume"], ["watch"]])
+def test_a_machine_that_there_is_not_is_named(host, command):
+    result = vm(*command, "nowhere")
+    assert isinstance(result.exception, ConfigError)
+    assert "nowhere" in result.exception.message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--volume", "data"],
+        ["--volume", "data:1GB"],
+        ["--volume", "data:0MiB"],
+        ["--memory", "1"],
+        ["--restart", "always"],
+    ],
+)
+def test_what_is_no_machine_is_refused_before_anything_is_built(host, arguments):
+    assert vm("start", "operator", "--dry-run", *arguments).exit_code == 2
+    assert not load_settings().vms_dir.exists()
 
 
 def test_a_machine_is_destroyed_and_what_the_host_held_is_gone(host):

@@ -7,7 +7,7 @@ import pytest
 from cvmtool.flows.vmstate import Claim, Milestone, VmState, standing
 from cvmtool.formats.control import Stage
 
-ALIVE = (Claim.RUNNING, Claim.TAKEN)
+ALIVE = (Claim.RUNNING, Claim.UNASKED)
 CONSOLES = ((), ("CVM-STAGE initrd",), ("CVM-STAGE initrd", "CVM-STAGE agent"), ("CVM-STAGE initrd", "CVM-FAIL verity"))
 EVERYTHING = tuple(itertools.product(Milestone, Claim, CONSOLES, (None, *Stage)))
 PROVEN = {Milestone.ATTESTED, Milestone.UNLOCKED, Milestone.RUNNING, Milestone.DONE}

@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an owner says to the guest of a machine without a job: attest, unlock its volumes, work in it, stop it.
+
+Zone: flows. Each call is an attested session of its own, with a new nonce; nothing is sent before the evidence was accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cvmtool.errors import AppraisalError, CvmError, FreshnessError, HostError, VerificationError
+from cvmtool.flows.attach import Attached, StageOf, attach
+from cvmtool.flows.attempts import Attempt, SessionNote, now
+from cvmtool.flows.train import agent_stage, verdict_document
+from cvmtool.flows.vmrecords import EVIDENCE_FILE, VERDICT_FILE
+from cvmtool.flows.vms import Vm
+from cvmtool.flows.vmstate import Milestone
+from cvmtool.flows.volumes import VolumeRecord
+from cvmtool.formats.control import ControlError, Op, Stage
+from cvmtool.formats.release import Secrets
+from cvmtool.formats.wire import JsonObject, to_base64
+from cvmtool.host.channel import GuestError
+from cvmtool.owner.seal import seal
+
+_NOTHING_WRITTEN = frozenset(
+    {
+        ControlError.VOLUME_MISSING,
+        ControlError.VOLUME_HEADER,
+        ControlError.VOLUME_KEY,
+        ControlError.VOLUME_ROLLED_BACK,
+    }
+)
+"""After these the guest has not marked the volume."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmSession:
+    """An attested session with a machine's guest."""
+
+    attached: Attached
+    note: SessionNote
+    stage: Stage
+    status: JsonObject
+    """What the agent said first."""
+
+
+@contextmanager
+def session(vm: Vm, *, stage: StageOf) -> Iterator[VmSession]:
+    """Attest a machine's guest, and note it in the record.
+
+    Raises:
+        HostError: no answer, or another command works with the machine.
+        AppraisalError, VerificationError, FreshnessError, FormatError: the guest is not trusted; the record says so.
+    """
+    with vm.folder.alone():
+        try:
+            with attach(vm.machine, vm.challenge, vm.platform, stage=stage) as attached:
+                note = _note(vm, attached)
+                at = agent_stage(attached.channel)
+                vm.folder.reach(Milestone.UNLOCKED if at is Stage.UNLOCKED else Milestone.ATTESTED)
+                yield VmSession(attached=attached, note=note, stage=at, status=attached.channel.request(Op.STATUS))
+        except CvmError as error:
+            vm.record.error = error.message
+            vm.folder.save()
+            if isinstance(error, AppraisalError) and all(item.code.startswith("boot-") for item in error.findings):
+                vm.folder.reach(Milestone.REFUSED)
+            raise
+
+
+def _note(vm: Vm, attached: Attached) -> SessionNote:
+    """Keep what was shown. Another boot than before is another guest: it has proven itself, and has no keys yet."""
+    record = vm.record
+    note = SessionNote(nonce=attached.nonce.hex(), boot=attached.evidence.hpke_key.hex())
+    if not record.attempts:
+        record.attempts.append(Attempt(started=now()))
+    known = {item.boot for item in record.attempts[-1].sessions}
+    if known and note.boot not in known:
+        record.attempts[-1].end("its host started it again, unasked")
+        record.attempts.append(Attempt(started=now()))
+        vm.machine.notice(f"{record.name} is another guest than before: its host started it again")
+    record.attempts[-1].sessions.append(note)
+    record.error = None
+    vm.folder.write(EVIDENCE_FILE, attached.evidence.encode())
+    vm.folder.write(VERDICT_FILE, verdict_document(attached))
+    vm.folder.save()
+    return note
+
+
+def unlock(vm: Vm, opened: VmSession) -> JsonObject:
+    """Release what opens the volumes, and with it the shell; return milliseconds by volume. Nothing is sent to an unlocked one.
+
+    Raises:
+        VerificationError: a volume is not what it was, or another disk.
+        FreshnessError: a volume was turned back to an earlier state.
+        GuestError: the guest could not open one for another reason.
+    """
+    if opened.stage is Stage.UNLOCKED:
+        return {}
+    channel, manifest = opened.attached.channel, vm.challenge.manifest
+    if opened.stage is Stage.WAITING:
+        channel.request(Op.CONFIGURE, manifest=to_base64(manifest.encode()), certificates="")
+    begun = _begin(vm)
+    keys = vm.challenge.keys
+    secrets = {item.luks_uuid: item.history.secret(keys.volume_passphrase(item.luks_uuid)) for item in begun}
+    sealed = seal(opened.attached.guest, Secrets(volumes=secrets), manifest=manifest)
+    opened.note.released = True
+    vm.folder.save()  # before it is on its way
+    try:
+        answer = channel.request(Op.RELEASE, sealed=to_base64(sealed))
+    except GuestError as error:
+        for record in begun:
+            if record.name == error.volume and error.error in _NOTHING_WRITTEN:
+                vm.volumes.save(record.withdrawn())
+        raise _volume_changed(error) or error from error
+    for record in begun:
+        vm.volumes.save(record.acknowledged())
+    vm.folder.reach(Milestone.UNLOCKED)
+    timings = answer.get("timings")
+    return timings if isinstance(timings, dict) else {}
+
+
+def stop(vm: Vm, opened: VmSession) -> None:
+    """Have the guest write everything, mark its volumes with a new state and power itself off.
+
+    Raises:
+        GuestError: a volume could not be written; the guest goes on.
+        HostError: it does not go.
+    """
+    if opened.stage is Stage.UNLOCKED:
+        begun = _begin(vm)
+        if begun:
+            epochs = {record.name: record.history.next.to_json() for record in begun}
+            try:
+                opened.attached.channel.request(Op.COMMIT, epochs=epochs)
+            except GuestError as error:
+                raise _volume_changed(error) or error from error
+            for record in begun:
+                vm.volumes.save(record.acknowledged())
+    opened.attached.channel.request(Op.POWEROFF)
+    if not vm.machine.wait_off():
+        raise HostError(f"{vm.record.name} does not power off", hint=f"cvmtool vm stop --force {vm.record.name}")
+    _stopped(vm)
+
+
+def stop_by_force(vm: Vm) -> None:
+    """Have the host end it at once. What its volumes hold is as after a power failure; they stay.
+
+    Raises:
+        HostError: the host does not.
+    """
+    vm.machine.hypervisor.destroy(vm.record.name)
+    _stopped(vm)
+
+
+def _stopped(vm: Vm) -> None:
+    if vm.record.attempts:
+        vm.record.attempts[-1].end("stopped by its owner")
+    vm.folder.reach(Milestone.DEFINED)
+
+
+def _begin(vm: Vm) -> list[VolumeRecord]:
+    begun = [vm.volumes.load(luks_uuid).begun() for luks_uuid in vm.record.volumes]
+    for record in begun:
+        vm.volumes.save(record)
+    return begun
+
+
+def _volume_changed(error: GuestError) -> CvmError | None:
+    """Return the owner's verdict if what the guest met is a volume that the host changed."""
+    name = error.volume or "unknown"
+    if error.error == ControlError.VOLUME_ROLLED_BACK:
+        return FreshnessError(
+            f"volume {name}: the host gave back an earlier state of it",
+            detail=error.detail,
+            hint="it was not opened for writing; have the host restore the newest state",
+        )
+    if error.error in {ControlError.VOLUME_INTEGRITY, ControlError.VOLUME_HEADER, ControlError.VOLUME_KEY}:
+        return VerificationError(
+            f"volume {name}: {error.error}: it is not what its guest wrote",
+            detail=error.detail,
+            hint="the host changed the disk, or its copy is damaged",
+        )
+    return None
