@@ -265,7 +265,9 @@ class AgentChannel:
 
     def _ssh(self) -> paramiko.Transport:
         if self._transport is None or not self._transport.is_active():
-            raise HostError("the connection to the guest is gone", hint="cvmtool vm list says what became of the machine")
+            raise HostError(
+                "the connection to the guest is gone", hint="cvmtool vm list says what became of the machine"
+            )
         return self._transport
 
     def close(self) -> None:

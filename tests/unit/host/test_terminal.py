@@ -19,6 +19,7 @@ class Guest(paramiko.ServerInterface):
 
     def __init__(self, serve):
         self.serve = serve
+        self.asked = threading.Event()
         self.sizes = []
 
     def check_auth_none(self, username):
@@ -31,7 +32,11 @@ class Guest(paramiko.ServerInterface):
         return paramiko.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel, command):
-        threading.Thread(target=self.serve, args=(channel,), daemon=True).start()
+        def work():
+            self.asked.wait(30)  # the client has its answer
+            self.serve(channel)
+
+        threading.Thread(target=work, daemon=True).start()
         return True
 
     def check_channel_pty_request(self, channel, term, width, height, pixelwidth, pixelheight, modes):
@@ -60,6 +65,7 @@ def start():
         session = client.open_session()
         session.get_pty("xterm", 80, 24)
         session.exec_command("work")
+        guest.asked.set()
         return guest, session
 
     yield connect
