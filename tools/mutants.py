@@ -149,7 +149,7 @@ _LABELLED = {
     "_integer",
     "_require",
 }
-_LABELLED |= {"_take", "wrong", "_ca_key", "_no_unknown_critical", "_refuse_floats", "TypeVar"}
+_LABELLED |= {"_take", "wrong", "_ca_key", "_no_unknown_critical", "_refuse_floats", "TypeVar", "require_distinct"}
 
 
 def _is_text(node: ast.AST) -> bool:

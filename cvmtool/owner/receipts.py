@@ -30,7 +30,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cvmtool.errors import FreshnessError, VerificationError
-from cvmtool.formats.certtable import CertKind, CertTable, parse_cert_table
+from cvmtool.formats.certtable import CertKind, parse_cert_table
 from cvmtool.formats.dsse import Envelope, key_id, pae, parse_envelope
 from cvmtool.formats.evidence import host_data, report_data
 from cvmtool.formats.job import JobManifest, parse_job_manifest
@@ -89,7 +89,7 @@ def authenticate_receipt(data: bytes, roots: Roots, at: datetime) -> AuthenticRe
     envelope = parse_envelope(data)
     statement = parse_statement(envelope.payload)  # 1
     evidence = statement.evidence
-    table = parse_cert_table(evidence.cert_table) if evidence.cert_table else CertTable(entries=())
+    table = parse_cert_table(evidence.cert_table)
     authentic = verify_report(evidence.report, certificates_of(table), roots, at, table.get(CertKind.CRL))  # 2
     committed = host_data(owner_key=statement.owner_key, manifest_sha256=statement.manifest_sha256)
     if not hmac.compare_digest(authentic.report.host_data, committed):  # 3

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from cvmtool.formats.certtable import CertKind, CertTable, parse_cert_table
+from cvmtool.formats.certtable import CertKind, parse_cert_table
 from cvmtool.formats.channel import Open
 from cvmtool.formats.evidence import NONCE_SIZE, Evidence
 from cvmtool.owner.appraise import VerifiedGuest, appraise
@@ -75,7 +75,7 @@ def judge_evidence(
     Raises:
         FormatError, VerificationError, FreshnessError, AppraisalError: as `Session.judge`.
     """
-    table = parse_cert_table(evidence.cert_table) if evidence.cert_table else CertTable(entries=())
+    table = parse_cert_table(evidence.cert_table)
     authentic = verify_report(
         evidence.report, certificates_of(table), policy.trusted_roots(), at, table.get(CertKind.CRL)
     )

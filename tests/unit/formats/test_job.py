@@ -87,7 +87,7 @@ CONTAINER = pack("container", Role.CONTAINER).to_json()
         (["outputs"], {}, "outputs"),
         (["outputs"], [BASE["outputs"][0]] * 2, "twice"),
         (["outputs"], [{"name": f"o{n}", "kind": "file", "max_bytes": 1} for n in range(MAX_OUTPUTS + 1)], "outputs"),
-        (["outputs", 0, "kind"], "pickle", "kind"),
+        (["outputs", 0, "kind"], "pickle", "one of safetensors, json, csv, log, file is required"),
         (["outputs", 0, "max_bytes"], 0, "max_bytes"),
         (["outputs", 0, "max_bytes"], (1 << 40) + 1, "max_bytes"),
         (["outputs", 0, "path"], "x", "unknown"),
@@ -112,6 +112,8 @@ CONTAINER = pack("container", Role.CONTAINER).to_json()
         (["resources", "memory_mib"], 255, "memory_mib"),
         (["resources", "cpu"], 1, "cpu"),
         (["limits", "memory_mib"], 15, "memory_mib"),
+        (["resources", "gpus"], 0, "gpus"),
+        (["limits", "pids"], (1 << 22) + 1, "pids"),
         (["limits", "pids"], 0, "pids"),
         (["limits", "scratch_mib"], -1, "scratch_mib"),
         (["limits", "outputs_mib"], 0, "outputs_mib"),
@@ -124,6 +126,34 @@ CONTAINER = pack("container", Role.CONTAINER).to_json()
 def test_a_value_out_of_shape_is_refused_and_named(path, value, named):
     with pytest.raises(FormatError, match=named):
         parse_job_manifest(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["resources", "vcpus"], 512),
+        (["resources", "gpus"], 1),
+        (["limits", "memory_mib"], 16),
+        (["limits", "pids"], 1),
+        (["limits", "pids"], 1 << 22),
+        (["limits", "scratch_mib"], 0),
+        (["limits", "outputs_mib"], 1),
+        (["limits", "log_mib"], 1 << 16),
+        (["limits", "seconds"], 1),
+        (["outputs", 0, "max_bytes"], 1 << 40),
+        (["outputs"], [{"name": f"o{n}", "kind": "file", "max_bytes": 1} for n in range(MAX_OUTPUTS)]),
+        (["container", "args"], ["a"] * MAX_ARGUMENTS),
+        (["container", "args"], ["a" * 65_536]),
+    ],
+)
+def test_the_last_values_that_are_allowed(path, value):
+    data = changed(path, value)
+    assert parse_job_manifest(data).encode() == data
+
+
+def test_only_gpus_are_left_out_where_there_are_none():
+    shape = replace(manifest().resources, cpu="")
+    assert shape.to_json() == {"vcpus": 2, "memory_mib": 1024, "cpu": ""}
 
 
 def outputs(*names):

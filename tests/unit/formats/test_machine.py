@@ -77,6 +77,16 @@ def test_any_other_manifest_is_refused(key, value):
         parse_machine_manifest(changed(**{key: value}))
 
 
+def test_a_machine_has_as_many_volumes_as_are_allowed():
+    many = [
+        {**OTHER, "name": f"v{number}", "luks_uuid": f"{number:08x}" + OTHER["luks_uuid"][8:]}
+        for number in range(MAX_VOLUMES + 1)
+    ]
+    assert len(parse_machine_manifest(changed(volumes=many[:-1])).volumes) == MAX_VOLUMES
+    with pytest.raises(FormatError, match=f"has {MAX_VOLUMES + 1} entries"):
+        parse_machine_manifest(changed(volumes=many))
+
+
 @pytest.mark.parametrize("key", VALUE)
 def test_a_manifest_has_all_its_keys(key):
     with pytest.raises(FormatError, match=key):
@@ -95,6 +105,11 @@ def test_the_schema_tells_the_kinds_apart():
 def test_what_is_neither_kind(data):
     with pytest.raises(FormatError):
         parse_manifest(data)
+
+
+def test_both_schemas_are_named():
+    with pytest.raises(FormatError, match="'cvmtool/job/v1' or 'cvmtool/machine/v1' is required"):
+        parse_manifest(changed(schema="cvmtool/other/v1"))
 
 
 def test_a_manifest_has_a_limit():

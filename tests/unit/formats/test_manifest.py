@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvmtool.errors import FormatError
-from cvmtool.formats.manifest import MAX_MANIFEST, MAX_VCPUS, Artefact, ImageManifest, Mode, parse_image_manifest
+from cvmtool.formats.manifest import (
+    MAX_CMDLINE,
+    MAX_MANIFEST,
+    MAX_VCPUS,
+    Artefact,
+    ImageManifest,
+    Mode,
+    parse_image_manifest,
+)
 
 DIGESTS = tuple(f"{number:096x}" for number in range(MAX_VCPUS))
 
@@ -56,7 +64,8 @@ def test_round_trip():
 
 
 def test_launch_digest_by_machine():
-    assert MANIFEST.launch_digest(Mode.DRYRUN, "EPYC-Genoa", 3).hex() == DIGESTS[2]
+    for vcpus in (1, 3, 64):
+        assert MANIFEST.launch_digest(Mode.DRYRUN, "EPYC-Genoa", vcpus).hex() == DIGESTS[vcpus - 1]
     for cpu, vcpus, field in (("EPYC-Foo", 1, "EPYC-Foo"), ("EPYC-Genoa", 0, "vCPUs"), ("EPYC-Genoa", 65, "vCPUs")):
         with pytest.raises(FormatError, match=field):
             MANIFEST.launch_digest(Mode.DRYRUN, cpu, vcpus)
@@ -69,6 +78,11 @@ def test_launch_digest_by_machine():
         ("name", "../base", "name"),
         ("surplus", 1, "surplus"),
         ("lock_sha256", None, "lock_sha256"),
+        ("lock_sha256", "zz" * 32, "lock_sha256"),
+        ("inputs_sha256", "ab" * 31, "inputs_sha256"),
+        ("source_date_epoch", 1 << 32, "source_date_epoch"),
+        ("kernel/size", (1 << 40) + 1, "kernel.size"),
+        ("cmdline/other", "x", "other"),
         ("source_date_epoch", -1, "source_date_epoch"),
         ("kernel/file", "../../etc/shadow", "kernel.file"),
         ("kernel/file", "manifest.json", "kernel.file"),
@@ -77,19 +91,63 @@ def test_launch_digest_by_machine():
         ("kernel/size", 0, "kernel.size"),
         ("kernel/surplus", 1, "surplus"),
         ("builder/zstd", "two words", "zstd"),
-        ("cmdline/production", "x\n", "cmdline.production"),
-        ("cmdline/production", "x" * 2048, "cmdline.production"),
         ("cmdline/dryrun", "console=ttyS0 panic=-1 init=/bin/sh cvmtool.dryrun=1", "cmdline.dryrun"),
         ("cmdline/dryrun", "console=ttyS0 panic=-1", "cmdline.dryrun"),
-        ("launch_digests/dryrun", {}, "launch_digests.dryrun"),
-        ("launch_digests/dryrun/EPYC-Genoa", ["00"], "EPYC-Genoa"),
-        ("launch_digests/dryrun/EPYC-Genoa", ["zz"] * MAX_VCPUS, "EPYC-Genoa"),
+        ("launch_digests/dryrun/EPYC-Genoa", ["00"], "is not a list of 64 digests"),
+        ("launch_digests/dryrun/EPYC-Genoa", [*DIGESTS, DIGESTS[0]], "is not a list of 64 digests"),
+        ("launch_digests/dryrun/EPYC-Genoa", "0" * MAX_VCPUS, "is not a list of 64 digests"),
+        ("launch_digests/dryrun/EPYC-Genoa", ["zz"] * MAX_VCPUS, "launch_digests.dryrun.EPYC-Genoa"),
+        ("launch_digests/dryrun/two words", list(DIGESTS), "is not a list of 64 digests"),
         ("launch_digests/dryrun/EPYC-Milan", list(DIGESTS), "different CPU models"),
     ],
 )
 def test_mutation_is_refused(path: str, item: object, field: str):
     with pytest.raises(FormatError, match=field):
         parse_image_manifest(mutated({path: item}))
+
+
+@pytest.mark.parametrize(
+    ("path", "item"),
+    [("source_date_epoch", (1 << 32) - 1), ("source_date_epoch", 0), ("kernel/size", 1), ("kernel/size", 1 << 40)],
+)
+def test_the_last_values_that_are_allowed(path: str, item: object):
+    data = mutated({path: item})
+    assert parse_image_manifest(data).encode() == data
+
+
+def with_lines(line: str) -> bytes:
+    return mutated({"cmdline/production": line, "cmdline/dryrun": f"{line} cvmtool.dryrun=1"})
+
+
+LONGEST = MAX_CMDLINE - len(" cvmtool.dryrun=1")
+
+
+@pytest.mark.parametrize("line", ["x", "x" * LONGEST])
+def test_a_command_line_of_any_length_in_bounds(line: str):
+    assert parse_image_manifest(with_lines(line)).cmdline[Mode.PRODUCTION] == line
+
+
+@pytest.mark.parametrize("line", ["", "x\n", "\u00e9", "x" * (LONGEST + 1)])
+def test_a_command_line_is_short_printable_ascii(line: str):
+    with pytest.raises(FormatError, match=r"cmdline\.(production|dryrun) has \d+ characters"):
+        parse_image_manifest(with_lines(line))
+
+
+@pytest.mark.parametrize(("count", "allowed"), [(0, False), (1, True), (64, True), (65, False)])
+def test_an_image_has_up_to_64_cpu_models(count: int, allowed: bool):
+    models = {f"CPU-{number}": list(DIGESTS) for number in range(count)}
+    data = mutated({f"launch_digests/{mode}": models for mode in Mode})
+    if allowed:
+        assert len(parse_image_manifest(data).launch_digests[Mode.DRYRUN]) == count
+    else:
+        with pytest.raises(FormatError, match=rf"launch_digests\.production has {count} CPU models"):
+            parse_image_manifest(data)
+
+
+def test_keys_in_another_order_are_another_spelling():
+    value = dict(reversed(json.loads(MANIFEST.encode()).items()))
+    with pytest.raises(FormatError, match="one spelling"):
+        parse_image_manifest((json.dumps(value, indent=2) + "\n").encode())
 
 
 def test_every_artefact_is_listed():

@@ -75,6 +75,19 @@ def test_a_value_out_of_shape_is_refused_and_named(key, value):
         parse_pack_descriptor({**BASE, key: value})
 
 
+def sized(blocks, size=None):
+    return {**BASE, "data_blocks": blocks, "hash_offset": blocks * 4096, "size": size or (blocks + 1) * 4096}
+
+
+def test_the_smallest_and_the_largest_pack():
+    for blocks in (257, (1 << 40) - 1):
+        assert parse_pack_descriptor(sized(blocks)).data_blocks == blocks
+    with pytest.raises(FormatError, match=r"pack\.data_blocks"):
+        parse_pack_descriptor(sized(256))
+    with pytest.raises(FormatError, match=r"pack\.size is"):
+        parse_pack_descriptor(sized((1 << 40) - 1, size=(1 << 52) + 4096))
+
+
 @given(st.sampled_from(sorted(BASE)), JSON)
 def test_any_value_is_a_descriptor_or_a_format_error(key, value):
     with contextlib.suppress(FormatError):

@@ -28,7 +28,12 @@ def test_a_pin_belongs_to_its_own_line():
 def test_amds_roots_take_nothing_else():
     with pytest.raises(TypeError):
         AmdRoots(b"\1" * 32)
-    assert not AmdRoots().simulated
+    assert AmdRoots().simulated is False
+
+
+def test_what_is_required_is_said():
+    pin = "4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1"
+    assert AmdRoots().describe(ProductLine.GENOA) == f"amd's ARK-Genoa, {pin}"
 
 
 def test_a_simulated_root_is_one_fingerprint():

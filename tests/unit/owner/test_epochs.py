@@ -51,7 +51,13 @@ def test_nobody_guesses_among_endless_states():
 
 
 @pytest.mark.parametrize(
-    "call", [lambda: History().acknowledge(), lambda: History().secret(KEY), lambda: History().begin(b"x")]
+    "call",
+    [
+        lambda: History().acknowledge(),
+        lambda: History().withdraw(),
+        lambda: History().secret(KEY),
+        lambda: History().begin(b"x"),
+    ],
 )
 def test_misuse(call):
     with pytest.raises(ValueError, match=r"begun|32"):
@@ -64,6 +70,11 @@ EPOCHS = st.builds(Epoch, counter=st.integers(1, 1 << 40), mark=st.binary(min_si
 @given(st.none() | EPOCHS, st.lists(EPOCHS, max_size=MAX_ACCEPTED).map(tuple))
 def test_a_history_round_trips(acknowledged, begun):
     history = History(acknowledged=acknowledged, begun=begun)
+    assert parse_history(history.encode()) == history
+
+
+def test_a_history_of_all_that_may_be_begun():
+    history = History(begun=tuple(Epoch(counter=1, mark=mark(1).hex()) for _ in range(MAX_ACCEPTED)))
     assert parse_history(history.encode()) == history
 
 

@@ -1,5 +1,7 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 
 from cvmtool.dryrun.psp import _HEALTHY
@@ -89,10 +91,24 @@ def test_real_reports_fare_as_published(name, bulletins):
         TEXT.replace("2026-01-31", '"yesterday"'),
         TEXT.replace("source", "sauce"),
         TEXT + "extra = 1\n",
+        f'schema = "cvmtool/tcb-floors/v1"\nextra = 1\n{ROW}',
         TEXT.replace('["Genoa"]', "[]"),
         TEXT.replace('["Genoa"]', '["Genoa", "Genoa"]'),
     ],
 )
 def test_a_wrong_document_is_refused(text):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"^tcb-floors\b"):
         parse_floors(text)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_floor_is_any_byte(value):
+    (floor,) = parse_floors(TEXT.replace("23", str(value)))
+    assert floor.value == value
+
+
+def test_turin_alone_has_an_fmc():
+    (floor,) = parse_floors(TEXT.replace('"snp"', '"fmc"').replace("Genoa", "Turin"))
+    turin = Tcb(line=ProductLine.TURIN, fmc=22, bootloader=255, tee=255, snp=255, microcode=255)
+    assert [short.actual for short in shortfalls(turin, Silicon.TURIN, [floor])] == [22]
+    assert shortfalls(genoa(0), Silicon.GENOA, [replace(floor, silicon=(Silicon.GENOA,))]) == ()

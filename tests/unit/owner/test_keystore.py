@@ -73,6 +73,7 @@ def test_the_fingerprint_is_of_the_public_key_and_no_text_holds_the_seed():
         FILE.replace(b"-1 ", b"-2 "),
         FILE.upper(),
         FILE.replace(b"00", b"0g", 1),
+        FILE.replace(b"00", b"0X", 1),
         FILE.replace(b"00", b"  ", 1),
         SEED,
         SEED.hex().encode(),

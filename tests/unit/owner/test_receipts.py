@@ -58,19 +58,19 @@ def test_a_forgery_is_refused(receipt, name):
 
 
 @pytest.mark.parametrize(
-    ("field", "error"),
+    ("field", "error", "named"),
     [
-        ("nonce", FreshnessError),
-        ("manifest_sha256", AppraisalError),
-        ("owner_key", AppraisalError),
-        ("simulated", VerificationError),
-        ("measurement", VerificationError),
-        ("image_id", VerificationError),
+        ("nonce", FreshnessError, None),
+        ("manifest_sha256", AppraisalError, None),
+        ("owner_key", AppraisalError, None),
+        ("simulated", VerificationError, "says simulated"),
+        ("measurement", VerificationError, "says launch digest"),
+        ("image_id", VerificationError, "says image id"),
     ],
 )
-def test_what_the_report_binds_cannot_be_changed_even_by_the_guest(receipt, field, error):
+def test_what_the_report_binds_cannot_be_changed_even_by_the_guest(receipt, field, error, named):
     assert field in BOUND
-    with pytest.raises(error):
+    with pytest.raises(error, match=named):
         receipt.verify(receipt.signed(replace(receipt.statement, **{field: CHANGES[field]})))
 
 
@@ -145,13 +145,34 @@ def test_a_receipt_says_what_its_manifest_says(receipt):
         require_manifest(receipt.statement, manifest.encode() + b" ")
     with pytest.raises(VerificationError, match="manifest"):
         require_manifest(receipt.statement, samples.manifest(salt="77" * 32).encode())
+    with pytest.raises(VerificationError, match="the receipt is of sha256:"):
+        require_manifest(receipt.statement, replace(manifest, salt="77" * 32).encode())
 
 
-@pytest.mark.parametrize("field", ["owner_key", "container_digest", "gpus", "inputs", "outputs"])
-def test_a_guest_that_did_something_else_than_its_manifest_says(receipt, field):
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [
+        ("owner_key", "says owner key "),
+        ("container_digest", "says container "),
+        ("gpus", "says gpus "),
+        ("inputs", "says inputs "),
+        ("outputs", "names output "),
+    ],
+)
+def test_a_guest_that_did_something_else_than_its_manifest_says(receipt, field, named):
     changed = replace(receipt.statement, **{field: CHANGES[field]})
-    with pytest.raises(VerificationError):
+    with pytest.raises(VerificationError, match=named):
         require_manifest(changed, receipt.guest.manifest.encode())
+
+
+def test_an_output_may_have_all_the_bytes_that_its_manifest_allows(receipt):
+    manifest = receipt.guest.manifest
+    most = {output.name: output.max_bytes for output in manifest.outputs}
+    outputs = tuple(replace(item, size=most[item.name]) for item in receipt.statement.outputs)
+    assert require_manifest(replace(receipt.statement, outputs=outputs), manifest.encode()) == manifest
+    more = (replace(outputs[0], size=outputs[0].size + 1), *outputs[1:])
+    with pytest.raises(VerificationError, match="of at most"):
+        require_manifest(replace(receipt.statement, outputs=more), manifest.encode())
 
 
 @pytest.mark.parametrize("change", [{"size": 1 << 40}, {"kind": "file"}, {"name": "diary"}])
