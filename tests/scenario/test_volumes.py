@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Persistent volumes and the owner's shell on real guests, against a host that keeps every state its disks were in.
 
-One story over three lives of a machine: the tests of a life run in their order and share its guest.
+One story over four lives of a machine: the tests of a life run in their order and share its guest.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def test_files_over_sftp(bench: Workbench, first: Machine, tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def oldest(bench: Workbench, first: Machine) -> Kept:
     with bench.attach(first) as attached:
-        assert run(attached, "nohup sleep 1000 >/volumes/other/log 2>&1 & echo other >/volumes/other/name")[0] == 0
+        assert run(attached, "setsid sleep 1000 >/volumes/other/log 2>&1 & echo other >/volumes/other/name")[0] == 0
     end(bench, first)
     return keep(bench, "oldest")
 
@@ -208,11 +208,48 @@ def test_what_was_written_is_there_after_a_life(bench: Workbench, second: Machin
 
 
 @pytest.fixture(scope="module")
-def newest(bench: Workbench, oldest: Kept, second: Machine) -> Kept:
+def revived(bench: Workbench, second: Machine) -> Iterator[Machine]:
+    """The guest wrote a state whose answer its owner never had, went on writing, and was killed in the middle of it."""
     with bench.attach(second) as attached:
+        assert run(attached, "echo kept >/volumes/data/kept")[0] == 0
+        bench.commit(attached, heard=False)
+        busy = "while :; do head -c 300000 /dev/urandom >>/volumes/data/growing; sync; done"
+        assert run(attached, f"setsid sh -c '{busy}' >/dev/null 2>&1 & sleep 5")[0] == 0
+        second.hypervisor.destroy(second.name)
+    second.remove()
+    machine = bench.start()
+    yield machine
+    machine.remove()
+
+
+def test_a_lost_answer_and_a_dead_guest_lock_nobody_out(bench: Workbench, revived: Machine) -> None:
+    with bench.attach(revived) as attached:
+        bench.configure(attached)
+        bench.release(attached)
+        volumes = attached.channel.request(Op.STATUS)["volumes"]
+        assert [(volume["counter"], volume["damaged"]) for volume in volumes] == [(5, False), (5, False)]
+    with bench.attach(revived) as attached:
+        assert run(attached, "cat /volumes/data/kept")[1] == b"kept\n"
+        assert run(attached, "cat /volumes/data/state")[1] == OLD
+        assert int(run(attached, "cat /volumes/data/growing | wc -c; rm /volumes/data/growing")[1]) >= 300_000
+        volumes = attached.channel.request(Op.STATUS)["volumes"]
+        assert [volume["damaged"] for volume in volumes] == [False, False]
+
+
+@pytest.fixture(scope="module")
+def before(bench: Workbench, revived: Machine) -> Kept:
+    """The disks under a running guest, before `bulk` is written."""
+    with bench.attach(revived) as attached:
+        bench.commit(attached)
+    return keep(bench, "before")
+
+
+@pytest.fixture(scope="module")
+def newest(bench: Workbench, before: Kept, revived: Machine) -> Kept:
+    with bench.attach(revived) as attached:
         assert run(attached, "cat >/volumes/data/state", stdin=NEW)[0] == 0
         assert run(attached, "cat >/volumes/data/bulk", stdin=BULK)[0] == 0
-    end(bench, second)
+    end(bench, revived)
     return keep(bench, "newest")
 
 
@@ -223,7 +260,7 @@ def test_nothing_of_it_is_on_the_disks(newest: Kept) -> None:
     assert b"LUKS\xba\xbe" in content  # the search finds what is there
 
 
-# ---- the third life: a host that attacks ----------------------------------------------------------------------------
+# ---- the last life: a host that attacks ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -315,14 +352,14 @@ def test_blocks_in_each_other_s_place_are_refused(bench: Workbench, third: Machi
 
 
 def test_a_flipped_block_is_an_error_and_never_other_data(
-    bench: Workbench, oldest: Kept, newest: Kept, third: Machine
+    bench: Workbench, before: Kept, newest: Kept, third: Machine
 ) -> None:
     disk = bench.disk(bench.volumes[0])
     with bench.attach(third) as attached:
         bench.release(attached)  # the newest state opens in the same guest that refused all others
-    with disk.open("r+b") as file, oldest.data.open("rb") as before:
+    with disk.open("r+b") as file, before.data.open("rb") as earlier:
         changed = [
-            number for number in range(disk.stat().st_size // SECTOR) if file.read(SECTOR) != before.read(SECTOR)
+            number for number in range(disk.stat().st_size // SECTOR) if file.read(SECTOR) != earlier.read(SECTOR)
         ]
         for number in longest_run(changed)[64:-64:32]:  # within `bulk`, which nobody has read in this life
             file.seek(number * SECTOR)
@@ -357,7 +394,7 @@ def longest_run(numbers: list[int]) -> list[int]:
 
 
 def test_the_base_image_gives_no_shell(bench: Workbench, bundle: Bundle, place: Path) -> None:
-    """The same manifest on an image without the measured word; and without the shell the image opens volumes as well."""
+    """The same manifest on an image without the measured word."""
     folder = place / "volumes-base"
     folder.mkdir()
     asking = replace(bench, bundle=bundle, folder=folder, history={})

@@ -139,12 +139,14 @@ class Workbench:
         self._acknowledge()
         return answer
 
-    def commit(self, attached: Attached) -> None:
+    def commit(self, attached: Attached, *, heard: bool = True) -> None:
+        """Have every volume written and marked. `heard`: whether the answer reaches the owner."""
         for volume in self.volumes:
             self._begin(volume)
         epochs = {name: history.next.to_json() for name, history in self.history.items()}
         attached.channel.request(Op.COMMIT, epochs=epochs)
-        self._acknowledge()
+        if heard:
+            self._acknowledge()
 
     def _begin(self, volume: Volume) -> None:
         known = self.history.get(volume.name, History())
