@@ -231,7 +231,7 @@ def test_files(path: str) -> list[str]:
     """The file that mirrors a module, then those of the three zones that name the module, as paths below the checkout."""
     zone, name = path.removesuffix(".py").split("/")
     mirror = TESTS / zone / f"test_{name}.py"
-    named = re.compile(rf"cvmtool\.{zone}(\.{name}| import .*\b{name})\b")
+    named = re.compile(rf"cvmtool\.{zone}(\.{name}| import (\([^)]*|.*)\b{name})\b")
     every = [file for part in ZONES for file in sorted((TESTS / part).glob("test_*.py"))]
     others = [file for file in every if file != mirror and named.search(file.read_text("utf-8"))]
     if path in SUITES:

@@ -49,6 +49,10 @@ def test_a_record_may_be_as_long_as_the_limit():
     assert LogReader(limit=16).feed(record.encode()) == [record]
     with pytest.raises(FormatError):
         LogReader(limit=15).feed(record.encode()[: LOG_HEADER.size])
+    longest = LogRecord(stream=Stream.STDOUT, microseconds=0, data=bytes(1_048_576))
+    assert LogReader().feed(longest.encode()) == [longest]
+    with pytest.raises(FormatError):
+        LogReader().feed(LOG_HEADER.pack(Stream.STDOUT, 0, 1_048_577))
 
 
 @pytest.mark.parametrize("stream", [3, 255])

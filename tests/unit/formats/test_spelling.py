@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Names and bounds that owner, guest and host must agree on, spelled out once more: who changes one makes another protocol.
+
+Elsewhere tests use the constants; here stands what they are (docs/protocol.md).
+"""
+
+import pytest
+
+from cvmtool.formats import (
+    certtable,
+    channel,
+    control,
+    dsse,
+    evidence,
+    gpu,
+    job,
+    machine,
+    manifest,
+    pack,
+    receipt,
+    volume,
+)
+from cvmtool.owner import epochs, kds
+
+
+@pytest.mark.parametrize(
+    ("names", "spelling"),
+    [
+        (control.Op, "status configure gpu-evidence release run logs results fetch commit poweroff"),
+        (control.Stage, "waiting configured unlocked running done"),
+        (
+            control.ControlError,
+            (
+                "order request manifest sealed pack-missing pack-integrity pack-header pack-key output gpu "
+                "volume-missing volume-header volume-key volume-integrity volume-rolled-back shell"
+            ),
+        ),
+        (channel.Refusal, "host-data bad-report no-report busy"),
+        (job.OutputKind, "safetensors json csv log file"),
+        (job.Network, "none"),
+        (pack.Role, "container input"),
+        (manifest.Mode, "production dryrun"),
+    ],
+)
+def test_names(names, spelling):
+    assert " ".join(names) == spelling
+
+
+@pytest.mark.parametrize(
+    ("constant", "value"),
+    [
+        (channel.AGENT_PORT, "org.cvmtool.agent.0"),
+        (channel.PSP_PORT, "org.cvmtool.psp.0"),
+        (control.CONTROL_ADDRESS, ("127.0.0.1", 7010)),
+        (control.OWNER_USER, "owner"),
+        (job.SCHEMA, "cvmtool/job/v1"),
+        (job.RECEIPT_NAME, "receipt.json"),
+        (machine.SCHEMA, "cvmtool/machine/v1"),
+        (machine.SHELL_WORD, "cvmtool.shell=1"),
+        (manifest.SCHEMA, "cvmtool/image/v1"),
+        (manifest.DRYRUN_WORD, "cvmtool.dryrun=1"),
+        (epochs.SCHEMA, "cvmtool/volume-history/v1"),
+        (dsse.PAYLOAD_TYPE, "application/vnd.in-toto+json"),
+        (receipt.STATEMENT_TYPE, "https://in-toto.io/Statement/v1"),
+        (pack.PACK_CIPHER, "aes-xts-plain64"),
+        (kds.AMD_URL, "https://kdsintf.amd.com"),
+    ],
+)
+def test_texts(constant, value):
+    assert constant == value
+
+
+@pytest.mark.parametrize(
+    ("bound", "value"),
+    [
+        (certtable.MAX_TABLE_BYTES, 65_536),
+        (certtable.MAX_ENTRY_BYTES, 16_384),
+        (certtable.MAX_ENTRIES, 16),
+        (channel.MAX_ANSWER, 87_512),
+        (dsse.MAX_ENVELOPE, 1_048_576),
+        (epochs.MAX_HISTORY, 8_192),
+        (evidence.MAX_EVIDENCE, 65_536),
+        (evidence.MAX_CERT_TABLE, 32_768),
+        (gpu.MAX_GPUS, 8),
+        (job.MAX_MANIFEST, 262_144),
+        (job.MAX_ARGUMENTS, 1_024),
+        (job.MAX_OUTPUTS, 256),
+        (job.MAX_PACKS, 16),
+        (job.MAX_TEXT, 65_536),
+        (job.MAX_OUTPUT_BYTES, 1_099_511_627_776),
+        (job.MAX_MIB, 16_777_216),
+        (job.MAX_LOG_MIB, 65_536),
+        (job.MAX_SECONDS, 2_147_483_648),
+        (job.MIN_MEMORY_MIB, 256),
+        (machine.MAX_VOLUMES, 16),
+        (manifest.MAX_MANIFEST, 4_194_304),
+        (manifest.MAX_CMDLINE, 2_047),
+        (manifest.MAX_VCPUS, 64),
+        (manifest.DIGEST_BYTES, 48),
+        (pack.BLOCK, 4_096),
+        (pack.HEADER_SIZE, 1_048_576),
+        (pack.VOLUME_KEY_SIZE, 64),
+        (pack.PASSPHRASE_SIZE, 32),
+        (volume.MIN_VOLUME, 268_435_456),
+        (volume.MAX_VOLUME, 1_125_899_906_842_624),
+        (volume.SECTOR, 4_096),
+        (volume.MAX_EPOCH, 256),
+    ],
+)
+def test_bounds(bound, value):
+    assert bound == value
