@@ -178,9 +178,11 @@ def test_sixteen_certificates_are_not_too_many():
 
 def test_a_root_that_is_not_pinned_is_named():
     given, root = bag()
+    other = certificate("ARK-Genoa", keys().ask, "ARK-Genoa", keys().ask, CA, SIGNS_CERTIFICATES)
     stranger = SimulatedRoot(b"\1" * 32)
     for blobs, pinned, actual in (
         (given, stranger, sha256(given[0]).hexdigest()),
+        ((*given, other), stranger, f"{sha256(given[0]).hexdigest()}, {sha256(other).hexdigest()}"),
         (given[1:], root, "no certificate of ARK-Genoa"),
     ):
         with pytest.raises(NotGenuineError) as refusal:
