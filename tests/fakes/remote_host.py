@@ -108,6 +108,16 @@ class RemoteHost:
             self.process = subprocess.Popen([*inside, *server], stdin=subprocess.DEVNULL)
             _await(self.port, self.process)
 
+    def restart_libvirtd(self) -> None:
+        """Kill its libvirtd and start it again, as a service manager would."""
+        file = self.folder / "libvirtd.pid"
+        number = int(file.read_text())
+        os.kill(number, signal.SIGKILL)
+        while Path(f"/proc/{number}").exists():
+            time.sleep(0.02)
+        inside = ["nsenter", "--mount", "--target", str(self.process.pid)]
+        subprocess.run([*inside, LIBVIRTD, "-d", "-p", str(file)], check=True, stdin=subprocess.DEVNULL)
+
     def cut(self) -> None:
         """Cut every connection."""
         for pid in self.sessions():

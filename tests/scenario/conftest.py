@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from cvmtool.cli.render import JsonReporter
-from cvmtool.config import Settings, load_settings
+from cvmtool.config import HostSettings, Settings, load_settings
 from cvmtool.flows.images import bring_up_to_date
 from cvmtool.flows.prepare import Prepared, prepare
 from cvmtool.image.archive import find_archive
 from cvmtool.image.bundle import Bundle
 from cvmtool.image.container import build_container, pin
 from cvmtool.image.store import Store
+from tests.fakes.remote_host import RemoteHost, lacking, remote_host
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "digits"
@@ -99,3 +100,48 @@ def stack() -> Iterator[ExitStack]:
     """Closes what a test opened."""
     with ExitStack() as opened:
         yield opened
+
+
+WORK = (
+    "import hashlib, sys; data = open('/inputs/data/file', 'rb').read(); print('begun', flush=True); "
+    "[data := hashlib.sha256(data).digest() for _ in range(int(sys.argv[1]))]; open('/outputs/out', 'wb').write(data)"
+)
+PLAINTEXT = b"what goes in"
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[RemoteHost]:
+    """Another host: its own libvirt, its own files, reached over SSH and through nothing else."""
+    if reason := lacking(libvirt=True):
+        pytest.skip(reason)
+    with remote_host(libvirt=True) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def remote(lab: RemoteHost, settings: Settings, place: Path) -> Settings:
+    """An owner of his own, with that host by name."""
+    target = HostSettings(name="lab", uri=lab.uri, identity=lab.identity, known_hosts=lab.known_hosts)
+    state = place / "remote-state"
+    state.mkdir(mode=0o700)
+    return replace(settings, host="lab", hosts={"lab": target}, state_dir=state)
+
+
+@pytest.fixture(scope="session")
+def sealed(example: Path, bundle: Bundle, remote: Settings, place: Path) -> Callable[[int], Prepared]:
+    """Prepare a small job whose container works for a number of rounds."""
+    folder = place / "remote-job"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "file").write_bytes(PLAINTEXT * 4096)
+    head = example.read_text().split("\ncommand:")[0]
+    head = head.replace("oci-archive:container.oci.tar", f"oci-archive:{example.parent / 'container.oci.tar'}")
+
+    def make(rounds: int) -> Prepared:
+        job = folder / f"job-{rounds}.yaml"
+        job.write_text(
+            f'{head}\ncommand: [python3, -c, "{WORK}", "{rounds}"]\ninputs: {{data: data}}\n'
+            "outputs: {out: {kind: file, max: 1MiB}}\nresources: {vcpus: 1, memory: 768MiB}\n"
+        )
+        return prepare(job, bundle, settings=remote, reporter=JsonReporter())
+
+    return make

@@ -17,64 +17,22 @@ from pathlib import Path
 import pytest
 
 from cvmtool.cli.render import JsonReporter
-from cvmtool.config import HostSettings, Settings
+from cvmtool.config import Settings
 from cvmtool.errors import HostError
 from cvmtool.flows.hosts import open_host
 from cvmtool.flows.jobs import JobState, load_jobs
-from cvmtool.flows.machine import Machine, destroy_machine, list_machines, start_machine
+from cvmtool.flows.machine import Machine, destroy_machine, start_machine
 from cvmtool.flows.platform import dry_run
-from cvmtool.flows.prepare import Prepared, prepare
+from cvmtool.flows.prepare import Prepared
 from cvmtool.flows.records import records
 from cvmtool.flows.reporter import Stage
 from cvmtool.flows.train import train
+from cvmtool.flows.vmlist import list_machines
+from cvmtool.flows.vmstate import VmState
 from cvmtool.formats.manifest import Mode
-from cvmtool.image.bundle import Bundle
-from tests.fakes.remote_host import RemoteHost, lacking, remote_host
+from tests.fakes.remote_host import RemoteHost
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
-
-SCRIPT = (
-    "import hashlib, sys; data = open('/inputs/data/file', 'rb').read(); print('begun', flush=True); "
-    "[data := hashlib.sha256(data).digest() for _ in range(int(sys.argv[1]))]; open('/outputs/out', 'wb').write(data)"
-)
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[RemoteHost]:
-    if reason := lacking(libvirt=True):
-        pytest.skip(reason)
-    with remote_host(libvirt=True) as host:
-        yield host
-
-
-@pytest.fixture(scope="module")
-def remote(lab: RemoteHost, settings: Settings, place: Path) -> Settings:
-    """An owner of his own, with one named host."""
-    target = HostSettings(name="lab", uri=lab.uri, identity=lab.identity, known_hosts=lab.known_hosts)
-    state = place / "remote-state"
-    state.mkdir(mode=0o700)
-    return replace(settings, host="lab", hosts={"lab": target}, state_dir=state)
-
-
-@pytest.fixture(scope="module")
-def sealed(example: Path, bundle: Bundle, remote: Settings, place: Path) -> Callable[[int], Prepared]:
-    """Prepare a small job whose container works for a number of rounds."""
-    folder = place / "remote-job"
-    (folder / "data").mkdir(parents=True)
-    (folder / "data" / "file").write_bytes(b"what goes in" * 4096)
-    head = example.read_text().split("\ncommand:")[0]
-    head = head.replace("oci-archive:container.oci.tar", f"oci-archive:{example.parent / 'container.oci.tar'}")
-
-    def make(rounds: int) -> Prepared:
-        job = folder / f"job-{rounds}.yaml"
-        job.write_text(
-            f'{head}\ncommand: [python3, -c, "{SCRIPT}", "{rounds}"]\ninputs: {{data: data}}\n'
-            "outputs: {out: {kind: file, max: 1MiB}}\nresources: {vcpus: 1, memory: 768MiB}\n"
-        )
-        return prepare(job, bundle, settings=remote, reporter=JsonReporter())
-
-    return make
-
 
 def held(lab: RemoteHost) -> list[str]:
     """What the host holds besides its store."""
@@ -143,7 +101,7 @@ def test_two_machines_at_once_share_what_was_sent_once(
             assert len(numbers) == 1, file
             assert (lab.machines / names[0] / file).stat().st_nlink == 3
         assert {item.name for item in list_machines(remote)} == set(names)
-        assert {item.state for item in list_machines(remote)} == {"running"}
+        assert {item.standing.state for item in list_machines(remote)} <= {VmState.STARTING, VmState.BOOTED}
         assert not [path for path in (lab.machines / ".store/sha256").iterdir() if path.suffix == ".part"]
     finally:
         for machine in machines.values():
@@ -211,7 +169,7 @@ def test_a_machine_on_a_host_that_is_gone_is_found_again(
     machine = start_machine(name, sealed(10).launch(Mode.DRYRUN), settings=remote, reporter=JsonReporter())
     with lab.unreachable():
         machine.remove()
-        assert [(item.name, "does not answer" in item.state) for item in list_machines(remote)] == [(name, True)]
+        assert [(item.name, item.standing.evidence) for item in list_machines(remote)] == [(name, "its host does not answer")]
         with pytest.raises(HostError):
             destroy_machine(name, remote)
     assert domains(remote) == [name]
