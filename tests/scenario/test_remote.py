@@ -34,6 +34,7 @@ from tests.fakes.remote_host import RemoteHost
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 
+
 def held(lab: RemoteHost) -> list[str]:
     """What the host holds besides its store."""
     return [path.name for path in lab.machines.iterdir() if path.name != ".store"] if lab.machines.exists() else []
@@ -169,7 +170,9 @@ def test_a_machine_on_a_host_that_is_gone_is_found_again(
     machine = start_machine(name, sealed(10).launch(Mode.DRYRUN), settings=remote, reporter=JsonReporter())
     with lab.unreachable():
         machine.remove()
-        assert [(item.name, item.standing.evidence) for item in list_machines(remote)] == [(name, "its host does not answer")]
+        assert [(item.name, item.standing.evidence) for item in list_machines(remote)] == [
+            (name, "its host does not answer")
+        ]
         with pytest.raises(HostError):
             destroy_machine(name, remote)
     assert domains(remote) == [name]
