@@ -168,7 +168,8 @@ def test_the_names_that_scripts_rely_on_are_there():
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_command_takes_json_and_says_what_it_does(path):
     command = COMMANDS[path]
-    assert any("--json" in parameter.opts for parameter in command.params)
+    if path != ("vm", "ssh"):  # it passes on the bytes of a session, whatever they are
+        assert any("--json" in parameter.opts for parameter in command.params)
     assert command.help
     for parameter in command.params:
         assert getattr(parameter, "help", None), parameter.name

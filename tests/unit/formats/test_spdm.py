@@ -108,7 +108,7 @@ def test_any_bytes_are_a_report_or_refused(data):
             continue
 
 
-@pytest.mark.vectors
+@pytest.mark.nvidia
 def test_nvidias_own_sample():
     need()
     found = parse_gpu_report(bytes.fromhex(read("nvidia/hopperAttestationReport.txt").decode()))

@@ -403,7 +403,7 @@ def test_nobody_else_makes_them():
         AuthenticGpu(index=0, report_data=SESSION, report=None, chain=None, devtools=False, checks=(), token=None)
 
 
-@pytest.mark.vectors
+@pytest.mark.nvidia
 def test_nvidias_own_sample_is_genuine_and_stale():
     """A real GH100's report verifies up to its nonce, which no session of ours made."""
     need()

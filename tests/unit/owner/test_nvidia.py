@@ -222,7 +222,7 @@ def test_a_chain_has_two_to_eight_certificates():
     assert [len(parse_chain(one * count)) for count in (2, 8)] == [2, 8]
 
 
-@pytest.mark.vectors
+@pytest.mark.nvidia
 def test_nvidias_own_sample():
     need()
     chain = verify_chain(
@@ -235,7 +235,7 @@ def test_nvidias_own_sample():
     assert chain.firmware_id is not None
 
 
-@pytest.mark.vectors
+@pytest.mark.nvidia
 def test_the_pins_are_those_of_nvidias_roots():
     from cryptography.hazmat.primitives import hashes
 

@@ -212,7 +212,7 @@ def test_nobody_else_makes_one():
         ReferenceManifest(product="GH100", version="1", measurements={}, chain=None, token=None)
 
 
-@pytest.mark.vectors
+@pytest.mark.nvidia
 @pytest.mark.parametrize(
     ("name", "version", "count"),
     [("Driver_RIM_test_no_gpu", "545.00", 21), ("1010_0200_882_96005E0001_test_no_gpu", "96.00.5E.00.01", 12)],
