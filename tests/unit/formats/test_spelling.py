@@ -21,7 +21,7 @@ from cvmtool.formats import (
     receipt,
     volume,
 )
-from cvmtool.owner import epochs, kds
+from cvmtool.owner import chain, crl, epochs, kds, toml
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,7 @@ from cvmtool.owner import epochs, kds
         (job.Network, "none"),
         (pack.Role, "container input"),
         (manifest.Mode, "production dryrun"),
+        (chain.Revocation, "checked not-checked"),
     ],
 )
 def test_names(names, spelling):
@@ -78,6 +79,7 @@ def test_texts(constant, value):
         (certtable.MAX_ENTRY_BYTES, 16_384),
         (certtable.MAX_ENTRIES, 16),
         (channel.MAX_ANSWER, 87_512),
+        (crl.MAX_CRL_BYTES, 65_536),
         (dsse.MAX_ENVELOPE, 1_048_576),
         (epochs.MAX_HISTORY, 8_192),
         (evidence.MAX_EVIDENCE, 65_536),
@@ -105,6 +107,7 @@ def test_texts(constant, value):
         (volume.MIN_VOLUME, 268_435_456),
         (volume.MAX_VOLUME, 1_125_899_906_842_624),
         (volume.SECTOR, 4_096),
+        (toml.MAX_BYTES, 1_048_576),
         (volume.MAX_EPOCH, 256),
     ],
 )

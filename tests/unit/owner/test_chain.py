@@ -101,6 +101,8 @@ def test_a_vlek_has_its_own_intermediate():
         ("certificate-profile", {"ask": {"extensions": [SIGNS_CERTIFICATES]}}),
         ("certificate-profile", {"ask": {"extensions": [NOT_CA, SIGNS_CERTIFICATES]}}),
         ("certificate-profile", {"ask": {"extensions": [CA, SIGNS_NOTHING]}}),
+        ("certificate-profile", {"ask": {"extensions": [CA, (USAGE, True, x509.bits(b"\x03", 0))]}}),
+        ("certificate-profile", {"leaf": {"extensions": [(USAGE, True, x509.bits(b"\x01", 0))]}}),
         ("certificate-profile", {"ask": {"extensions": [CA, ("1.2.3", True, b"x")]}}),
         ("certificate-profile", {"ark": {"key": small_key(), "signer": small_key()}, "ask": {"signer": small_key()}}),
         ("certificate-profile", {"ask": {"key": small_key()}, "leaf": {"signer": small_key()}}),
@@ -209,7 +211,7 @@ def test_a_root_that_names_another_issuer_is_refused():
 
 
 def test_a_root_that_may_not_sign_lists_cannot_revoke():
-    built = chain(ark={"extensions": [CA, (USAGE, True, x509.bits(b"\x04", 2))]})
+    built = chain(ark={"extensions": [CA, (USAGE, True, x509.bits(b"\x05", 0))]})
     crl = x509.revocation_list("ARK-Genoa", keys().ark, [], NOW - timedelta(hours=1), NOW + timedelta(days=1))
     assert check_revocation(chain(), crl, NOW)
     with pytest.raises(NotGenuineError) as refusal:

@@ -150,6 +150,7 @@ def test_nothing_can_be_left_out_silently(key):
         ("min_report_version = 3", "min_report_version = true", "policy.min_report_version"),
         ('"4d4d', '"4D4D', "policy.measurements"),
         ('"4d4d', '"4d', "policy.measurements"),
+        ('"4d4d', '"4X4d', "policy.measurements"),
         ("4d" * 48, "00" * 48, "policy.measurements"),
         ("48" * 32, "00" * 32, "policy.host_data"),
         ("vmpl = [0]", "vmpl = [4]", "policy.vmpl"),
