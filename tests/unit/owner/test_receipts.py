@@ -64,8 +64,8 @@ def test_a_forgery_is_refused(receipt, name):
         ("manifest_sha256", AppraisalError, None),
         ("owner_key", AppraisalError, None),
         ("simulated", VerificationError, "says simulated"),
-        ("measurement", VerificationError, "says launch digest"),
-        ("image_id", VerificationError, "says image id"),
+        ("measurement", VerificationError, "says launch digest "),
+        ("image_id", VerificationError, "says image id "),
     ],
 )
 def test_what_the_report_binds_cannot_be_changed_even_by_the_guest(receipt, field, error, named):
