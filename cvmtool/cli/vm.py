@@ -161,7 +161,9 @@ def ssh(
     vm = open_vm(load_vm(settings.vms_dir, machine), settings, reporter, boot_seconds=60)
     try:
         with session(vm, stage=_quiet) as opened:
-            words = " ".join(command) if command else None
+            # As ssh: the words are one line for the guest's shell. An option-like first word may be set off by `--`.
+            given = command[1:] if command and command[0] == "--" else command
+            words = " ".join(given) if given else None
             here = window() if words is None else None
             if here is None:
                 status = work_in(vm, opened, words, ends=standard_ends(), window=None)

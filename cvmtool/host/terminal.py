@@ -78,8 +78,12 @@ def _carry(session: Any, ends: Ends, resized: Callable[[], Window | None]) -> No
             if not pending:
                 at_end = True
                 session.shutdown_write()
-        if pending and session.send_ready():
-            pending = pending[session.send(pending) :]
+        if pending and (session.send_ready() or session.closed):
+            try:
+                pending = pending[session.send(pending) :]
+            except OSError:
+                # What ran has ended without reading all of it; its status tells how.
+                pending, at_end = b"", True
         over = session.exit_status_ready() or session.closed
         if not _drain(session, ends) and over:
             return

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -108,15 +109,38 @@ class RemoteHost:
             self.process = subprocess.Popen([*inside, *server], stdin=subprocess.DEVNULL)
             _await(self.port, self.process)
 
+    @property
+    def _libvirtd(self) -> int:
+        return int((self.folder / "libvirtd.pid").read_text())
+
     def restart_libvirtd(self) -> None:
         """Kill its libvirtd and start it again, as a service manager would."""
-        file = self.folder / "libvirtd.pid"
-        number = int(file.read_text())
-        os.kill(number, signal.SIGKILL)
+        number = self._libvirtd
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
         while Path(f"/proc/{number}").exists():
             time.sleep(0.02)
         inside = ["nsenter", "--mount", "--target", str(self.process.pid)]
-        subprocess.run([*inside, LIBVIRTD, "-d", "-p", str(file)], check=True, stdin=subprocess.DEVNULL)
+        command = [*inside, LIBVIRTD, "-d", "-p", str(self.folder / "libvirtd.pid")]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+    @contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Start its libvirtd again whenever it dies, while the block runs."""
+        over = threading.Event()
+
+        def supervise() -> None:
+            while not over.wait(0.5):
+                if not Path(f"/proc/{self._libvirtd}").exists():
+                    self.restart_libvirtd()
+
+        thread = threading.Thread(target=supervise)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def cut(self) -> None:
         """Cut every connection."""

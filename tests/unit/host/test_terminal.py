@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import threading
+from contextlib import suppress
 
 import paramiko
 import pytest
@@ -91,8 +92,9 @@ class Streams:
             thread.start()
 
     def _feed(self, data):
-        while data:
-            data = data[os.write(self._write_input, data) :]
+        with suppress(BrokenPipeError):
+            while data:
+                data = data[os.write(self._write_input, data) :]
         os.close(self._write_input)
 
     def _take(self, descriptor, into):
@@ -100,6 +102,7 @@ class Streams:
             into += data
 
     def end(self):
+        os.close(self._read_input)
         os.close(self._write_output)
         os.close(self._write_errors)
         for thread in self._threads:
@@ -138,6 +141,17 @@ def test_a_guest_that_ends_first_ends_the_session(start):
     assert converse(session, ends) == 0
     streams.end()
     assert bytes(streams.output) == b"done"
+
+
+def test_a_program_that_ends_without_reading_all_has_its_status(start):
+    def serve(channel):
+        channel.send_exit_status(2)
+        channel.close()
+
+    _, session = start(serve)
+    streams = Streams(b"x" * (4 << 20))
+    assert converse(session, streams.ends) == 2
+    streams.end()
 
 
 def test_a_session_that_is_cut_is_no_success(start):
