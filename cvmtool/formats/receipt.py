@@ -274,9 +274,7 @@ def _read_descriptor(
     return typed(entry, "name", str, what=what), digest[algorithm], notes
 
 
-def _only(
-    parent: JsonObject, key: str, algorithm: str, size: int, *annotations: str
-) -> tuple[str, str, JsonObject]:
+def _only(parent: JsonObject, key: str, algorithm: str, size: int, *annotations: str) -> tuple[str, str, JsonObject]:
     entries = _list(parent, key)
     if len(entries) != 1:
         raise FormatError(f"{key} has {len(entries)} entries; exactly one is required")
