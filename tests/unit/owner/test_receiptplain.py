@@ -40,6 +40,12 @@ def test_a_simulated_receipt_proves_nothing_whoever_verified_it(receipt):
         assert told.said_by_the_guest
 
 
+def test_a_receipt_that_nobody_verified_says_so(receipt):
+    told = account(replace(receipt.statement, simulated=False), None)
+    assert told.headline == "nothing of this receipt was verified"
+    assert told.proven == ()
+
+
 def test_nothing_is_proven_that_was_not_verified(receipt):
     told = account(replace(receipt.statement, simulated=False), None)
     assert (told.headline, told.proven) == ("nothing of this receipt was verified", ())
