@@ -246,7 +246,7 @@ def destroy_vm(name: str, settings: Settings, *, keep_volumes: bool = False, for
             for record in own:
                 volumes.save(replace(record, machine=""))
         elif own:
-            _remove_volumes(own, volumes, here)
+            _remove_volumes(own, volumes, here, open_host)
         folder.remove()
     return True
 
@@ -279,7 +279,7 @@ def remove_volume(record: VolumeRecord, settings: Settings) -> None:
         raise ConfigError(
             f"the volume {record.name} belongs to {record.machine}", hint=f"cvmtool vm destroy {record.machine}"
         )
-    _remove_volumes([record], Volumes(settings.volumes_dir), replace(settings, host=record.host))
+    _remove_volumes([record], Volumes(settings.volumes_dir), replace(settings, host=record.host), open_host)
 
 
 def _platform(settings: Settings, *, simulated: bool) -> Platform:
@@ -368,9 +368,7 @@ def _undo(folder: VmDir, made: list[VolumeRecord], volumes: Volumes, settings: S
         folder.remove()
 
 
-def _remove_volumes(
-    records: list[VolumeRecord], volumes: Volumes, settings: Settings, reach: OpenHost = open_host
-) -> None:
+def _remove_volumes(records: list[VolumeRecord], volumes: Volumes, settings: Settings, reach: OpenHost) -> None:
     host = reach(settings)
     try:
         for record in records:
