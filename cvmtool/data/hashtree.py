@@ -55,15 +55,16 @@ class HashTree:
         digests = block_digests(data, self._salt)
         os.pwrite(self._digests.fileno(), digests, start // BLOCK * DIGEST)
 
+    def root(self) -> bytes:
+        """Return the root hash (32 bytes) of what was taken."""
+        return self._above(*self._hashed())[0]
+
     def write(self, target: int, start: int) -> tuple[bytes, int]:
         """Write the levels to the descriptor `target` from `start` on; return the root hash (32 bytes) and where they end.
 
         The lowest level is the last on disk and made first, since what it weighs is known: a digest for each block.
         """
-        while self._waiting:
-            self._waiting.popleft().result()
-        source = self._digests.fileno()
-        size = os.fstat(source).st_size
+        source, size = self._hashed()
         blocks = -(-size // BLOCK)
         above, levels = self._above(source, size)
         for level in levels:
@@ -72,6 +73,12 @@ class HashTree:
             piece = os.pread(source, min(_PIECE, size - at), at)
             os.pwrite(target, piece + bytes(-len(piece) % BLOCK), start + at)
         return above, start + blocks * BLOCK
+
+    def _hashed(self) -> tuple[int, int]:
+        """Return the descriptor and the size of the digests, all of them."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        return self._digests.fileno(), os.fstat(self._digests.fileno()).st_size
 
     def _above(self, source: int, size: int) -> tuple[bytes, list[bytes]]:
         digests = bytearray()

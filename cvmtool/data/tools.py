@@ -20,6 +20,7 @@ from cvmtool.errors import BuildError, ConfigError
 
 _PACKAGES = {
     "mksquashfs": "squashfs-tools",
+    "unsquashfs": "squashfs-tools",
     "cryptsetup": "cryptsetup-bin",
 }
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

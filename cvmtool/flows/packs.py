@@ -17,9 +17,10 @@ from pathlib import Path
 from cvmtool.config import Settings, private_dir, write_atomic
 from cvmtool.data.oci import OciImage
 from cvmtool.data.pack import TarSource, TreeSource, make_pack
-from cvmtool.data.sealed import Progress, verify_pack
+from cvmtool.data.sealed import Progress
 from cvmtool.errors import ConfigError, FormatError
 from cvmtool.formats.pack import PackDescriptor, Role, parse_pack_descriptor
+from cvmtool.formats.packheader import PackHeader
 from cvmtool.formats.wire import lp, parse_json
 from cvmtool.owner.keystore import OwnerKeys
 
@@ -36,6 +37,8 @@ class SealedPack:
     descriptor: PackDescriptor
     path: Path
     reused: bool
+    header: PackHeader | None = None
+    """What its owner says of it; None if it was sealed for a job alone."""
 
 
 def seal_tree(path: Path, name: str, *, settings: Settings, keys: OwnerKeys, progress: Progress) -> SealedPack:
@@ -94,39 +97,6 @@ def _seal(
     )
     write_atomic(sidecar, encode_descriptor(descriptor))
     return SealedPack(descriptor=descriptor, path=image, reused=False)
-
-
-def pack_to_file(source: Path, out: Path, *, name: str, keys: OwnerKeys) -> PackDescriptor:
-    """Seal a tree into the file `out`, with its descriptor beside it.
-
-    Raises:
-        ConfigError: the source cannot be read.
-    """
-    tree_digest(source)  # refuses what a pack cannot hold, before anything is written
-    descriptor = make_pack(
-        TreeSource(path=source), out, name=name, role=Role.INPUT, passphrase_for=keys.pack_passphrase
-    )
-    write_atomic(_sidecar(out), encode_descriptor(descriptor), mode=0o644)
-    return descriptor
-
-
-def check_pack(path: Path) -> PackDescriptor:
-    """Read the descriptor beside a pack and check every block of the pack against it.
-
-    Raises:
-        ConfigError: there is no descriptor, or no pack.
-        VerificationError: the pack is not the one described.
-    """
-    try:
-        descriptor = read_descriptor(_sidecar(path))
-        verify_pack(path, descriptor)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read, or its descriptor {_sidecar(path)}", detail=str(error)) from error
-    return descriptor
-
-
-def _sidecar(pack: Path) -> Path:
-    return pack.with_name(pack.name + ".json")
 
 
 def encode_descriptor(descriptor: PackDescriptor) -> bytes:

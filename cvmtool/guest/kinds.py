@@ -13,20 +13,14 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
 from typing import BinaryIO
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.job import OutputKind
-from cvmtool.formats.wire import JsonObject, members, parse_json, typed
+from cvmtool.formats.safetensors import read_tensor_names
 
 MAX_JSON = 64 << 20  # bytes; parsed in memory
-MAX_TENSOR_HEADER = 16 << 20  # bytes
 _PIECE = 1 << 20
-_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
-    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
-}  # fmt: skip
 
 
 def check_kind(file: BinaryIO, size: int, kind: OutputKind) -> None:
@@ -37,53 +31,11 @@ def check_kind(file: BinaryIO, size: int, kind: OutputKind) -> None:
     """
     file.seek(0)
     if kind is OutputKind.SAFETENSORS:
-        _check_safetensors(file, size)
+        read_tensor_names(file.read, size)
     elif kind is OutputKind.JSON:
         _check_json(file, size)
     elif kind in {OutputKind.CSV, OutputKind.LOG}:
         _check_text(file)
-
-
-def _check_safetensors(file: BinaryIO, size: int) -> None:
-    """Header length (u64 LE), JSON header, then tensors that fill the rest without a gap or an overlap."""
-    length = int.from_bytes(file.read(8), "little")
-    most = min(MAX_TENSOR_HEADER, size - 8)
-    if length > most:
-        raise FormatError(f"safetensors header claims {length} bytes; at most {most} are possible")
-    header = parse_json(file.read(length), what="safetensors header", limit=MAX_TENSOR_HEADER)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(item, str) for item in metadata.values()):
-        raise FormatError("safetensors __metadata__ is not an object of strings")
-    end = 0
-    for begin, stop in sorted(_extent(name, tensor) for name, tensor in header.items()):
-        if begin != end:
-            raise FormatError(f"safetensors tensor begins at byte {begin}; {end} is required, without gap or overlap")
-        end = stop
-    if end != size - 8 - length:
-        raise FormatError(f"safetensors tensors end at byte {end} of {size - 8 - length}; they must fill the file")
-
-
-def _extent(name: str, tensor: object) -> tuple[int, int]:
-    what = f"safetensors tensor {name[:64]!r}"
-    if not isinstance(tensor, dict):
-        raise FormatError(f"{what} is a {type(tensor).__name__}; an object is required")
-    members(tensor, what=what, required={"dtype", "shape", "data_offsets"})
-    bits = _BITS.get(typed(tensor, "dtype", str, what=what))
-    if bits is None:
-        raise FormatError(f"{what} dtype is {tensor['dtype'][:32]!r}; one of {', '.join(_BITS)} is required")
-    shape, offsets = _naturals(tensor, "shape", what), _naturals(tensor, "data_offsets", what)
-    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * bits // 8:
-        raise FormatError(
-            f"{what} data_offsets are {str(offsets)[:40]}; they must span {str(shape)[:40]} of {bits} bits"
-        )
-    return offsets[0], offsets[1]
-
-
-def _naturals(tensor: JsonObject, key: str, what: str) -> list[int]:
-    items = typed(tensor, key, list, what=what)
-    if len(items) > 64 or not all(type(item) is int and 0 <= item < 1 << 48 for item in items):
-        raise FormatError(f"{what} {key} is {str(items)[:60]}; a short list of natural numbers is required")
-    return items
 
 
 def _check_json(file: BinaryIO, size: int) -> None:

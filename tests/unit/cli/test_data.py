@@ -74,16 +74,39 @@ def test_what_cannot_be_packed_or_shown_is_named(source, tmp_path):
         assert result.stdout == ""
 
 
-def test_a_changed_pack_is_not_shown(source, tmp_path):
+def test_a_changed_pack_is_found_and_a_changed_header_not_shown(source, tmp_path):
     data("pack", source, "--out", tmp_path / "p")
+    assert data("verify", tmp_path / "p").exit_code == 0
     with (tmp_path / "p").open("r+b") as file:
         file.seek(5000)
         file.write(b"!")
-    result = data("show", tmp_path / "p")
+    result = data("verify", tmp_path / "p")
     assert isinstance(result.exception, VerificationError)
     assert result.stdout == ""
     (tmp_path / "p.json").write_text("{}")
     assert isinstance(data("show", tmp_path / "p").exception, FormatError)
+
+
+def test_a_pack_is_described_sealed_anew_and_opened(source, tmp_path):
+    words = ["--owner", "us", "--sensitivity", "personal", "--licence", "CC0-1.0"]
+    assert data("pack", source, "--out", tmp_path / "p", *words).exit_code == 0
+    rekeyed = json.loads(data("rekey", tmp_path / "p", "--json").stdout)
+    shown = json.loads(data("show", tmp_path / "p", "--json").stdout)
+    assert rekeyed["header"] == shown["header"]
+    assert shown["header"]["metadata"]["sensitivity"] == "personal"
+    opened = data("open", tmp_path / "p", "--out", tmp_path / "o", "--json")
+    assert json.loads(opened.stdout)["root_hash"] == shown["pack"]["root_hash"]
+    assert (tmp_path / "o/a").read_bytes() == b"A" * 5000
+    made = json.loads(
+        data("pack", tmp_path / "o", "--out", tmp_path / "q", "--made-from", tmp_path / "p", "--json").stdout
+    )
+    assert made["header"]["lineage"][0]["sources"][0]["root_hash"] == shown["pack"]["root_hash"]
+
+
+def test_a_kind_that_a_source_is_not_is_refused(source, tmp_path):
+    for arguments in (("oci:x", "--kind", "tree"), (source, "--kind", "container")):
+        result = data("pack", *arguments, "--out", tmp_path / "p")
+        assert isinstance(result.exception, ConfigError), arguments
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=90))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from cvmtool.config import load_settings
 from cvmtool.data.oci import OciImage
-from cvmtool.errors import ConfigError, FormatError, VerificationError
-from cvmtool.flows import packs
-from cvmtool.flows.packs import check_pack, pack_to_file, read_descriptor, seal_container, seal_tree, tree_digest
+from cvmtool.data.sealed import verify_pack
+from cvmtool.errors import ConfigError, FormatError
+from cvmtool.flows.packs import read_descriptor, seal_container, seal_tree, tree_digest
 from cvmtool.formats.pack import Role
 from cvmtool.owner.keystore import OwnerKeys
 from tests.unit.data.oci_images import Image, layer, member
@@ -76,7 +76,7 @@ def test_a_pack_that_is_not_whole_is_sealed_again(source, damage):
     again = seal(source)
     assert not again.reused
     assert again.descriptor.root_hash != first.descriptor.root_hash
-    packs.verify_pack(again.path, again.descriptor)
+    verify_pack(again.path, again.descriptor)
 
 
 def test_packs_are_the_owners_alone(source):
@@ -168,38 +168,6 @@ def test_a_container_is_sealed_once(tmp_path):
     first, second = seal_container(opened, **arguments), seal_container(opened, **arguments)
     assert (first.reused, second.reused) == (False, True)
     assert (first.descriptor.name, first.descriptor.role) == ("container", Role.CONTAINER)
-
-
-def test_a_pack_of_its_own_has_its_descriptor_beside_it(source, tmp_path):
-    out = tmp_path / "data.pack"
-    descriptor = pack_to_file(source, out, name="data", keys=KEYS)
-    assert read_descriptor(tmp_path / "data.pack.json") == descriptor
-    assert check_pack(out) == descriptor
-
-
-def test_a_pack_is_not_made_of_what_cannot_be_packed(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError):
-        pack_to_file(tmp_path / "empty", tmp_path / "out", name="data", keys=KEYS)
-    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
-
-
-def test_a_pack_is_checked_against_its_descriptor(source, tmp_path):
-    out = tmp_path / "data.pack"
-    descriptor = pack_to_file(source, out, name="data", keys=KEYS)
-    with out.open("r+b") as file:
-        file.seek(descriptor.hash_offset - 1)
-        file.write(b"!")
-    with pytest.raises(VerificationError):
-        check_pack(out)
-    os.truncate(out, 100)
-    with pytest.raises(VerificationError):
-        check_pack(out)
-    out.unlink()
-    with pytest.raises(ConfigError):
-        check_pack(out)
-    with pytest.raises(ConfigError):
-        check_pack(tmp_path / "missing")
 
 
 @given(st.sampled_from(["schema", "name", "size", "more"]), JSON)

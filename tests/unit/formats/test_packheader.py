@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+import contextlib
+import copy
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvmtool.errors import FormatError
+from cvmtool.formats.packheader import (
+    Action,
+    Content,
+    ContentKind,
+    Metadata,
+    PackHeader,
+    RuleCount,
+    Sensitivity,
+    Source,
+    Step,
+    encode_header,
+    parse_pack_header,
+)
+from tests.samples import pack
+from tests.unit.formats.test_wire import JSON
+
+DIGEST = "sha256:" + "ab" * 32
+AT = "2026-11-21T02:27:02Z"
+
+
+def header(**changes):
+    base = {
+        "pack": pack("data"),
+        "content": Content(kind=ContentKind.TREE, digest=DIGEST),
+        "metadata": Metadata(owner="Ärzte", sensitivity=Sensitivity.PERSONAL, origin="ward 3", created=AT),
+        "lineage": (
+            Step(
+                action=Action.SCRUBBED,
+                at=AT,
+                by="cvmtool 1",
+                sources=(Source(name="raw", root_hash="cd" * 32, digest=DIGEST),),
+                pipeline=DIGEST,
+                counts=(RuleCount(rule="email", changed=3),),
+            ),
+            Step(action=Action.REKEYED, at=AT, by="cvmtool 1"),
+        ),
+        "owner_key": "11" * 32,
+        "signature": "22" * 64,
+    }
+    return PackHeader(**base | changes)
+
+
+def test_a_header_is_read_as_it_was_written():
+    for each in (header(), header(metadata=Metadata()), header(lineage=header().lineage[1:])):
+        assert parse_pack_header(encode_header(each)) == each
+
+
+def test_the_signature_covers_everything_but_itself():
+    signed = header().signed
+    assert header(signature="33" * 64).signed == signed
+    others = {
+        "pack": pack("other"),
+        "content": Content(kind=ContentKind.MODEL, digest=DIGEST),
+        "metadata": Metadata(),
+        "lineage": header().lineage[:1],
+        "owner_key": "44" * 32,
+    }
+    for key, value in others.items():
+        assert header(**{key: value}).signed != signed, key
+    assert signed.startswith(b"\0\0\0\x16cvmtool/v1/pack-header")
+
+
+WRONG = {
+    "schema": "cvmtool/pack/v3",
+    "owner_key": "11" * 31,
+    "signature": "22" * 63,
+    "lineage": [],
+    "content": {"kind": "film", "digest": DIGEST},
+    "metadata": {"sensitivity": "secret"},
+    "more": 1,
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_what_is_out_of_range_is_refused(key):
+    document = header().to_json() | {key: WRONG[key]}
+    with pytest.raises(FormatError):
+        parse_pack_header(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("said", ["", "x" * 1025, "a\nb", "\x1b[2J", "\u202e", 7, None])
+@pytest.mark.parametrize("key", ["owner", "origin", "handling", "licence"])
+def test_words_are_one_printable_line(key, said):
+    document = header().to_json() | {"metadata": {key: said}}
+    with pytest.raises(FormatError, match=key):
+        parse_pack_header(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("at", ["2026-13-01T00:00:00Z", "2026-01-01", "2026-01-01T00:00:00+00:00", "now", ""])
+def test_a_moment_is_one_spelling_of_a_real_one(at):
+    document = header().to_json() | {"metadata": {"created": at}}
+    with pytest.raises(FormatError):
+        parse_pack_header(json.dumps(document).encode())
+
+
+@given(st.data(), JSON)
+def test_any_change_gives_a_header_or_a_format_error(data, value):
+    document = copy.deepcopy(header().to_json())
+    where = document
+    while True:
+        key = data.draw(st.sampled_from(sorted(where) if isinstance(where, dict) else range(len(where))))
+        if not where[key] or not isinstance(where[key], dict | list) or data.draw(st.booleans()):
+            break
+        where = where[key]
+    where[key] = value
+    with contextlib.suppress(FormatError):
+        found = parse_pack_header(json.dumps(document).encode())
+        assert found.to_json() == document
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_format_error(data):
+    with pytest.raises(FormatError):
+        parse_pack_header(data)
