@@ -79,8 +79,8 @@ def test_the_bounds_are_inside():
     text = b"x" * 32
     opaque = (3).to_bytes(2, "little") + (32).to_bytes(2, "little") + text
     assert parse_gpu_report(report(opaque=opaque)).text(Opaque.DRIVER_VERSION) == text.decode()
-    spaced = (17).to_bytes(2, "little") + (4).to_bytes(2, "little") + b"12 \0"
-    assert parse_gpu_report(report(opaque=spaced)).text(Opaque.PROJECT) == "12"
+    spaced = (17).to_bytes(2, "little") + (5).to_bytes(2, "little") + b"12X \0"
+    assert parse_gpu_report(report(opaque=spaced)).text(Opaque.PROJECT) == "12X"
 
 
 def test_a_report_has_a_largest_size():
