@@ -33,6 +33,7 @@ COMMANDS = {
     "host": "Name the hosts that machines run on, and look after what they keep.",
     "vm": "Confidential machines without a job: start, attest, unlock, work in them, stop. And every machine there is.",
     "receipt": "Read and verify the receipts of runs, offline.",
+    "rules": "What a run may take, where it may run and what may come out.",
     "key": "The owner's keys: one seed, from which all others follow.",
 }
 """Name -> what it says of itself in one line. Command or group NAME is the `app` of `cvmtool.cli.NAME`."""

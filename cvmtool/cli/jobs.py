@@ -55,12 +55,14 @@ def show(job: Job, as_json: Json = False) -> None:
     """Show one run: how it ended, what each stage took, where its results are."""
     from cvmtool.cli.render import emit_schema, printable
     from cvmtool.config import load_settings
+    from cvmtool.flows.decisions import read_decisions
     from cvmtool.flows.jobs import load_job
 
     found = load_job(load_settings().jobs_dir, job)
     document = _as_json(found.record)
+    decisions = read_decisions(found)
     if as_json:
-        emit_schema("jobs-show", folder=str(found.path), **document)
+        emit_schema("jobs-show", folder=str(found.path), decisions=decisions, **document)
         return
     for key, value in {**document, "record": str(found.path)}.items():
         if key == "stages":
@@ -74,6 +76,9 @@ def show(job: Job, as_json: Json = False) -> None:
                     typer.echo(f"attempt {number}    {attempt['started']}: {ending}; keys released {keys} times")
         elif value is not None:
             typer.echo(f"{key:<12} {printable(str(value))}")
+    for decision in decisions:
+        word = "allowed" if decision["allowed"] else "DENIED"
+        typer.echo(printable(f"{decision['stage']:<12} {word}: {decision['rule']}: {decision['reason']}"))
 
 
 @app.command()

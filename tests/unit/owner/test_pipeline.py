@@ -1,0 +1,184 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Rules that allow one run; then every one of them made stricter, or the run made worse."""
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvmtool.errors import ConfigError
+from cvmtool.formats.job import Network, Output, OutputKind
+from cvmtool.formats.receipt import Access, OutputDigest
+from cvmtool.owner.floors import built_in_floors
+from cvmtool.owner.pipeline import (
+    InputFacts,
+    RulesError,
+    judge_export,
+    judge_ingestion,
+    judge_launch,
+    judge_release,
+    judge_sealing,
+)
+from cvmtool.owner.pipelinefile import parse_rules, unrestricted
+
+DIGEST, OCI, KEY = "aa" * 32, "sha256:" + "bb" * 32, "cc" * 32
+TEXT = f"""
+schema: cvmtool/rules/v1
+images: {{base: ["{DIGEST}"]}}
+containers: ["{OCI}"]
+inputs:
+  must_say: [licence, sensitivity]
+  sensitivity: [internal, personal]
+  licences: [CC0-1.0]
+  must_be_scrubbed: [personal]
+  in_dry_runs: [internal]
+network: [none]
+access: [exec]
+outputs: {{kinds: [json], largest: 1KiB, together: 2KiB}}
+recipients: ["{KEY}"]
+evidence: {{floors: built-in, unchecked: [chips]}}
+"""
+RULES = parse_rules(TEXT)
+DATA = InputFacts(name="data", metadata={"licence": "CC0-1.0", "sensitivity": "internal"}, scrubbed=False)
+PERSONAL = replace(DATA, metadata={**DATA.metadata, "sensitivity": "personal"}, scrubbed=True)
+OUTPUT = Output(name="a", kind=OutputKind.JSON, max_bytes=1024)
+DELIVERED = OutputDigest(name="a", kind=OutputKind.JSON, size=1024, sha256="00" * 32)
+
+
+def denied(decisions):
+    return {decision.rule for decision in decisions if not decision.allowed}
+
+
+def ingestion(**changes):
+    return judge_ingestion(RULES, **{"container": OCI, "inputs": [DATA], "simulated": True, **changes})
+
+
+def sealing(**changes):
+    return judge_sealing(RULES, **{"network": Network.NONE, "outputs": [OUTPUT], "owner_key": KEY, **changes})
+
+
+def launch(**changes):
+    facts = {"image": "base", "image_digest": DIGEST, "unchecked": ["chips"], "floors": built_in_floors()}
+    return judge_launch(RULES, **{**facts, **changes})
+
+
+def release(**changes):
+    return judge_release(RULES, **{"inputs": [DATA], "simulated": True, "unchecked": ["chips"], **changes})
+
+
+def export(**changes):
+    facts = {"outputs": [DELIVERED], "access": [Access.EXEC], "owner_key": KEY}
+    return judge_export(RULES, **{**facts, **changes})
+
+
+@pytest.mark.parametrize("judge", [ingestion, sealing, launch, release, export])
+def test_what_follows_the_rules_is_allowed_and_every_rule_is_heard(judge):
+    decisions = judge()
+    assert decisions
+    assert denied(decisions) == set()
+    assert all(decision.reason for decision in decisions)
+
+
+@pytest.mark.parametrize(
+    ("judge", "changes", "rules"),
+    [
+        (ingestion, {"container": "sha256:" + "00" * 32}, {"containers"}),
+        (
+            ingestion,
+            {"inputs": [replace(DATA, metadata={})]},
+            {"inputs.must_say", "inputs.sensitivity", "inputs.licences", "inputs.in_dry_runs"},
+        ),
+        (ingestion, {"inputs": [replace(DATA, metadata={**DATA.metadata, "licence": "MIT"})]}, {"inputs.licences"}),
+        (ingestion, {"inputs": [PERSONAL]}, {"inputs.in_dry_runs"}),
+        (ingestion, {"inputs": [replace(PERSONAL, scrubbed=False)], "simulated": False}, {"inputs.must_be_scrubbed"}),
+        (sealing, {"outputs": [replace(OUTPUT, kind=OutputKind.FILE)]}, {"outputs.kinds"}),
+        (sealing, {"outputs": [replace(OUTPUT, max_bytes=1025)]}, {"outputs.largest"}),
+        (sealing, {"outputs": [OUTPUT] * 3}, {"outputs.together"}),
+        (sealing, {"owner_key": "dd" * 32}, {"recipients"}),
+        (launch, {"image": "other"}, {"images"}),
+        (launch, {"image_digest": "00" * 32}, {"images"}),
+        (launch, {"unchecked": ["chips", "id-block"]}, {"evidence.unchecked"}),
+        (launch, {"floors": None}, {"evidence.floors"}),
+        (launch, {"floors": [floor for floor in built_in_floors() if floor.component != "snp"]}, {"evidence.floors"}),
+        (release, {"unchecked": ["tcb-floors"]}, {"evidence.unchecked"}),
+        (release, {"inputs": [PERSONAL]}, {"inputs.in_dry_runs"}),
+        (export, {"outputs": [replace(DELIVERED, size=1025)]}, {"outputs.largest"}),
+        (export, {"outputs": [replace(DELIVERED, kind=OutputKind.CSV)]}, {"outputs.kinds"}),
+        (export, {"access": [Access.SHELL]}, {"access"}),
+        (export, {"owner_key": "dd" * 32}, {"recipients"}),
+    ],
+)
+def test_what_breaks_a_rule_is_denied_by_its_name(judge, changes, rules):
+    assert denied(judge(**changes)) == rules
+
+
+def test_hardware_may_have_what_a_dry_run_may_not():
+    assert denied(ingestion(inputs=[PERSONAL], simulated=False)) == set()
+    assert denied(release(inputs=[PERSONAL], simulated=False)) == set()
+
+
+def test_a_higher_floor_is_a_floor():
+    raised = [replace(floor, value=min(floor.value + 1, 255)) for floor in built_in_floors()]
+    assert denied(launch(floors=raised)) == set()
+
+
+def test_an_error_lists_everything_that_is_denied():
+    error = RulesError(ingestion(container="sha256:" + "00" * 32, inputs=[PERSONAL]))
+    assert error.exit_code == 6
+    assert {finding.code for finding in error.findings} == {"containers", "inputs.in_dry_runs"}
+    assert "ingestion" in error.message
+
+
+def test_what_is_left_to_anybody_is_named():
+    assert unrestricted(RULES) == ()
+    loose = TEXT.replace(f'containers: ["{OCI}"]', "containers: any").replace("floors: built-in", "floors: any")
+    rules = parse_rules(loose)
+    assert unrestricted(rules) == ("containers", "evidence.floors")
+    assert denied(judge_launch(rules, image="base", image_digest=DIGEST, unchecked=[], floors=None)) == set()
+
+
+KEYS = [line.strip().partition(":")[0] for line in TEXT.strip().splitlines()]
+
+
+@pytest.mark.parametrize("number", range(len(KEYS)), ids=KEYS)
+def test_every_key_is_required(number):
+    lines = TEXT.strip().splitlines()
+    if KEYS[number] == "inputs":
+        return
+    with pytest.raises(ConfigError):
+        parse_rules("\n".join(lines[:number] + lines[number + 1 :]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("rules/v1", "rules/v2", "schema"),
+        (OCI, "latest", "containers"),
+        (DIGEST, "aa", "images.base"),
+        ("{base:", "{Base:", "images"),
+        ("[licence, sensitivity]", "[licence, licence]", "must_say"),
+        ("[licence, sensitivity]", "licence", "must_say"),
+        ("[licence, sensitivity]", "[colour]", "must_say"),
+        ("[internal, personal]", "[secret]", "sensitivity"),
+        ("[none]", "any", "network"),
+        ("[exec]", "[root]", "access"),
+        ("1KiB", "1000", "largest"),
+        ("built-in", "none", "floors"),
+        ("[chips]", "[signature]", "unchecked"),
+        ("schema:", "more: 1\nschema:", "more"),
+        ("must_say:", "may_say: []\n  must_say:", "may_say"),
+    ],
+)
+def test_what_is_no_rule_is_refused_by_name(old, new, named):
+    assert old in TEXT
+    with pytest.raises(ConfigError, match=named):
+        parse_rules(TEXT.replace(old, new, 1))
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_rules_or_a_config_error(text):
+    with contextlib.suppress(ConfigError):
+        parse_rules(text)
