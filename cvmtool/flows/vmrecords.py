@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -148,16 +148,16 @@ class VmDir:
         shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, *, wait: bool = False) -> Iterator[None]:
         """Keep other commands from this machine while the block runs; the kernel lets go however the process ends.
 
         Raises:
-            HostError: another one works with it.
+            HostError: another one works with it, and `wait` does not say to wait until it is done.
         """
         descriptor = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 raise HostError(
                     f"another cvmtool works with {self.record.name}",
@@ -167,6 +167,17 @@ class VmDir:
             yield
         finally:
             os.close(descriptor)
+
+    def settled(self) -> VmRecord | None:
+        """Wait until no other command works with this machine; return its record as that one left it, None if it is gone."""
+        with suppress(FileNotFoundError):
+            descriptor = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            finally:
+                os.close(descriptor)
+        found = find_vm(self.path.parent, self.record.name)
+        return None if found is None else found.record
 
     def _read(self, name: str) -> bytes:
         try:

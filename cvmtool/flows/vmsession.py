@@ -48,14 +48,14 @@ class VmSession:
 
 
 @contextmanager
-def session(vm: Vm, *, stage: StageOf) -> Iterator[VmSession]:
-    """Attest a machine's guest, and note it in the record.
+def session(vm: Vm, *, stage: StageOf, wait: bool = False) -> Iterator[VmSession]:
+    """Attest a machine's guest, and note it in the record. `wait`: until no other command works with it.
 
     Raises:
         HostError: no answer, or another command works with the machine.
         AppraisalError, VerificationError, FreshnessError, FormatError: the guest is not trusted; the record says so.
     """
-    with vm.folder.alone():
+    with vm.folder.alone(wait=wait):
         try:
             with attach(vm.machine, vm.challenge, vm.platform, stage=stage) as attached:
                 note = _note(vm, attached)

@@ -21,7 +21,7 @@ from cvmtool.flows.attempts import Attempt, now
 from cvmtool.flows.lifeline import Effort, Lifeline
 from cvmtool.flows.machine import Machine
 from cvmtool.flows.reporter import Reporter, Stage
-from cvmtool.flows.vmrecords import VmDir, load_vm
+from cvmtool.flows.vmrecords import VmDir
 from cvmtool.flows.vms import Vm, open_vm, start_again
 from cvmtool.flows.vmsession import session, unlock
 from cvmtool.flows.vmstate import Milestone
@@ -105,7 +105,8 @@ def _stand_by(vm: Vm, settings: Settings, reporter: Reporter, stage: StageOf) ->
     launches = [Attempt(started=now())]  # that this watch has seen; the record has them all
 
     def begin_again(machine: Machine) -> Machine:
-        return start_again(replace(vm, machine=machine), settings, reporter, cause=launches[-2].cause).machine
+        with vm.folder.alone(wait=True):
+            return start_again(replace(vm, machine=machine), settings, reporter, cause=launches[-2].cause).machine
 
     def serve(machine: Machine) -> None:
         begun = time.monotonic()
@@ -128,12 +129,13 @@ def _serve(vm: Vm, stage: StageOf) -> None:
     """
     name = vm.record.name
     with vm.machine.hypervisor.events.gather(name) as happened:
-        with session(vm, stage=stage) as opened:
+        with session(vm, stage=stage, wait=True) as opened:
             unlock(vm, opened)
         vm.machine.notice(f"{name} is unlocked; standing by")
         while _lives(vm, happened):
             continue
-    if load_vm(vm.folder.path.parent, name).record.milestone is not Milestone.DEFINED:
+    left = vm.folder.settled()  # a command that stops it says so in the record when it has stopped
+    if left is not None and left.milestone is not Milestone.DEFINED:
         raise HostError(f"{name} is gone")
 
 

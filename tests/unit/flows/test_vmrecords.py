@@ -4,6 +4,7 @@ import json
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -83,6 +84,27 @@ def test_two_processes_take_turns(tmp_path):
         other.wait()
     with made.alone():
         assert made.record.error == "noted"  # what the other one left
+
+
+def test_what_another_command_leaves_is_waited_for(tmp_path):
+    made = VmDir.create(tmp_path, record())
+    entered, over = threading.Event(), threading.Event()
+
+    def other():
+        found = load_vm(tmp_path, "one")
+        with found.alone():
+            entered.set()
+            over.wait(30)
+            found.reach(Milestone.UNLOCKED)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait(30)
+    threading.Timer(0.2, over.set).start()
+    assert made.settled().milestone is Milestone.UNLOCKED
+    thread.join()
+    made.remove()
+    assert made.settled() is None
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "", "/etc", "A"])
