@@ -16,14 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cvmtool import __version__
-from cvmtool.config import write_atomic
+from cvmtool.config import Settings, write_atomic
 from cvmtool.data.model import check_model
 from cvmtool.data.oci import OciImage
 from cvmtool.data.opening import extract_pack, reseal_pack
 from cvmtool.data.pack import TarSource, TreeSource, make_pack
 from cvmtool.data.sealed import Progress, verify_pack
 from cvmtool.errors import ConfigError, VerificationError
-from cvmtool.flows.packs import SealedPack, encode_descriptor, read_descriptor, tree_digest
+from cvmtool.flows.packs import SealedPack, encode_descriptor, read_descriptor, seal_tree, tree_digest
 from cvmtool.formats.pack import PackDescriptor, Role
 from cvmtool.formats.packheader import (
     MAX_HEADER,
@@ -214,13 +214,15 @@ def is_pack(path: Path) -> bool:
         return False  # who seals it says what is wrong
 
 
-def use_pack(path: Path, name: str, *, keys: OwnerKeys) -> SealedPack:
-    """Take a pack as the input `name` of a job, as it is.
+def seal_input(path: Path, name: str, *, settings: Settings, keys: OwnerKeys, progress: Progress) -> SealedPack:
+    """Take a pack as the input `name` of a job, as it is; seal a directory or any other file, or find it sealed.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or is a container's.
         VerificationError: it is another owner's, whose key this owner cannot release, or not the one described.
     """
+    if not is_pack(path):
+        return seal_tree(path, name, settings=settings, keys=keys, progress=progress)
     found = _own(read_pack(path), keys)
     if found.descriptor.role is not Role.INPUT:
         raise ConfigError(f"pack {path} is a {found.descriptor.role.value}; an input is required")

@@ -16,7 +16,8 @@ from cvmtool.config import Settings, private_dir, write_once
 from cvmtool.data.oci import ImageConfig, OciImage
 from cvmtool.errors import ConfigError, FormatError
 from cvmtool.flows.launch import Launch
-from cvmtool.flows.packs import SealedPack, seal_container, seal_tree
+from cvmtool.flows.packfile import seal_input
+from cvmtool.flows.packs import SealedPack, seal_container
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.formats.idblock import NAME_BYTES, IdBlock, LaunchIdentity
 from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
@@ -28,6 +29,7 @@ from cvmtool.image.bundle import Bundle
 from cvmtool.owner.jobfile import JobFile, parse_job_file
 from cvmtool.owner.keystore import OwnerKeys, generate_keys, parse_keys
 from cvmtool.owner.launchsign import sign_launch
+from cvmtool.owner.packsign import refuse_unscrubbed
 
 _SMT_ALLOWED = 1 << POLICY_BITS["smt"]
 _RESERVED_ONE = 1 << 17
@@ -136,7 +138,9 @@ def prepare(path: Path, bundle: Bundle, *, settings: Settings, reporter: Reporte
         packs = [seal_container(image, settings=settings, keys=keys, progress=reporter.progress)]
         for name, source in job.inputs.items():
             reporter.step(name)
-            packs.append(seal_tree(base / source, name, settings=settings, keys=keys, progress=reporter.progress))
+            packs.append(seal_input(base / source, name, settings=settings, keys=keys, progress=reporter.progress))
+        for name in refuse_unscrubbed({pack.descriptor.name: pack.header for pack in packs[1:]}, job.waive):
+            reporter.notice(f"input {name} is personal and was never scrubbed; the job waives that")
         manifest = make_manifest(job, image.config, keys, packs, salt=secrets.token_bytes(32))
     return Prepared(file=job, manifest=manifest, packs=tuple(packs), keys=keys, bundle=bundle)
 

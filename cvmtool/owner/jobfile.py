@@ -65,6 +65,8 @@ class JobFile:
     limits: Limits
     network: Network
     restart: Restart
+    waive: tuple[str, ...]
+    """Inputs that may be personal and never scrubbed."""
     text: str = field(repr=False)
 
 
@@ -77,7 +79,7 @@ def parse_job_file(text: str) -> JobFile:
     job = Reader(load_yaml(text, "the job file"), "job", page="docs/reference/job.md")
     job.only(
         *("name", "image", "container", "command", "workdir", "env", "inputs", "outputs", "resources", "network"),
-        *("limits", "restart"),
+        *("limits", "restart", "waive"),
     )
     name = job.text("name", NAME, "lower-case letters, digits, '.', '_' and '-'")
     container = job.child("container")
@@ -102,6 +104,7 @@ def parse_job_file(text: str) -> JobFile:
         limits=_limits(job.child("limits", default={}), resources),
         network=Network(network),
         restart=Restart(job.text("restart", re.compile("|".join(Restart)), "never or on-failure", Restart.NEVER)),
+        waive=job.strings("waive"),
         text=text,
     )
 

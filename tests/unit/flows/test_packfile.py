@@ -7,6 +7,7 @@ import stat
 
 import pytest
 
+from cvmtool.config import load_settings
 from cvmtool.data import opening
 from cvmtool.errors import BuildError, ConfigError, FormatError, VerificationError
 from cvmtool.flows import packfile
@@ -19,8 +20,8 @@ from cvmtool.flows.packfile import (
     read_metadata,
     read_pack,
     rekey_pack,
+    seal_input,
     sidecar_of,
-    use_pack,
 )
 from cvmtool.flows.packs import encode_descriptor, tree_digest
 from cvmtool.formats.pack import HEADER_SIZE, Role
@@ -51,6 +52,10 @@ def sealed(source, tmp_path):
 def make(source, out, **changes):
     arguments = {"name": "data", "metadata": SAID, "keys": KEYS, **changes}
     return pack_to_file(Source(reference=str(source), kind=ContentKind.TREE), out, **arguments)
+
+
+def used_as(path, name, *, keys):
+    return seal_input(path, name, settings=load_settings(), keys=keys, progress=lambda _done, _all: None)
 
 
 def names(tmp_path):
@@ -123,7 +128,7 @@ def test_an_image_is_packed_by_its_digest(tmp_path, monkeypatch):
     header = packed(image.digest)
     assert (header.pack.role, header.content.digest) == (Role.CONTAINER, image.digest)
     with pytest.raises(ConfigError, match="input"):
-        use_pack(tmp_path / "p", "data", keys=KEYS)
+        used_as(tmp_path / "p", "data", keys=KEYS)
 
 
 def test_a_model_is_checked_before_it_is_packed(source, tmp_path):
@@ -205,7 +210,7 @@ def test_another_owner_can_neither_open_nor_rekey_nor_use_it(sealed, tmp_path):
     for act in (
         lambda: open_pack(sealed, tmp_path / "out", keys=OTHER),
         lambda: rekey_pack(sealed, keys=OTHER),
-        lambda: use_pack(sealed, "data", keys=OTHER),
+        lambda: used_as(sealed, "data", keys=OTHER),
     ):
         with pytest.raises(VerificationError, match="signed by"):
             act()
@@ -262,9 +267,14 @@ def test_a_rekey_that_fails_leaves_a_whole_pair(sealed, monkeypatch, step):
 
 
 def test_a_pack_is_used_under_the_jobs_name(sealed):
-    used = use_pack(sealed, "other", keys=KEYS)
+    used = used_as(sealed, "other", keys=KEYS)
     assert (used.descriptor.name, used.path, used.reused) == ("other", sealed, True)
     assert used.header.metadata.sensitivity is Sensitivity.CONFIDENTIAL
+
+
+def test_what_is_no_pack_is_sealed(source):
+    sealed = used_as(source, "other", keys=KEYS)
+    assert (sealed.descriptor.name, sealed.header, sealed.reused) == ("other", None, False)
 
 
 def test_metadata_comes_from_a_file_and_options_win(tmp_path):

@@ -325,3 +325,10 @@ def test_any_text_is_a_job_or_a_config_error(text):
 
 def test_the_text_of_a_job_is_not_in_its_repr():
     assert "--epochs, " not in repr(parse_job_file(JOB_YAML))
+
+
+def test_waivers_are_names():
+    assert job().waive == ()
+    assert job(waive=["data"]).waive == ("data",)
+    assert "waive is" in refused({"waive": "data"}).message
+    assert "waive is" in refused({"waive": [1]}).message
