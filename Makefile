@@ -2,8 +2,9 @@
 VENV := .venv/bin
 T ?= tests
 N ?= 1000000
+R ?= 10
 
-.PHONY: help setup demo test unit check fix coverage fuzz mutants foreign bench drill clean
+.PHONY: help setup demo test unit check fix coverage fuzz mutants foreign bench drill soak clean
 
 help:
 	@echo 'make demo    set up, and train the example in a dry run (SIMULATED / NOT CONFIDENTIAL)'
@@ -17,6 +18,7 @@ help:
 	@echo 'make foreign    dry runs before a verifier that is not ours (fetches it and a Go compiler, 450 MB)'
 	@echo 'make drill   every attack against a dry run, and the refusal it meets'
 	@echo 'make bench   measured ratios'
+	@echo 'make soak    kill QEMU, libvirtd, cvmtool and SSH at every stage, again and again   R=3 for three rounds'
 
 setup:
 	@sh tools/setup.sh
@@ -69,6 +71,10 @@ drill: setup
 bench: setup
 	$(VENV)/python benchmarks/first_output.py
 	$(VENV)/python -m benchmarks.upload
+
+soak: setup
+	@sh tools/setup.sh --tests
+	for round in $$(seq $(R)); do $(VENV)/python -m pytest -q tests/scenario/test_kill.py tests/scenario/test_remote.py -k 'kill or cut' || exit 1; done
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis results
