@@ -44,6 +44,7 @@ def train(
             "--policy", help="What is acceptable; by default cvmtool's baseline for this job.", metavar="FILE"
         ),
     ] = None,
+    rules: Annotated[Path | None, typer.Option("--rules", help="What may go in and come out.", metavar="FILE")] = None,
     kds: Annotated[
         str | None,
         typer.Option("--kds", envvar="CVMTOOL_KDS", help="AMD's key service, or a mirror of it.", metavar="URL"),
@@ -51,6 +52,19 @@ def train(
     offline: Annotated[
         bool, typer.Option("--offline", help="Use certificates that the host gives or that are kept; ask nobody.")
     ] = False,
+    pin: Annotated[
+        str | None, typer.Option("--pin", help="Host CPUs, one for each virtual one, such as 8,9.", metavar="CPUS")
+    ] = None,
+    numa: Annotated[int | None, typer.Option("--numa", help="NUMA node of the memory.", min=0, metavar="NODE")] = None,
+    hugepages: Annotated[
+        int | None, typer.Option("--hugepages", help="Size of the huge pages to use, in KiB.", min=4, metavar="KIB")
+    ] = None,
+    gpu: Annotated[
+        list[str] | None, typer.Option("--gpu", help="A GPU of the host, for each that the job wants.", metavar="PCI")
+    ] = None,
+    gpu_policy: Annotated[
+        Path | None, typer.Option("--gpu-policy", help="What is acceptable of the GPUs.", metavar="FILE")
+    ] = None,
     boot_timeout: Annotated[
         float, typer.Option("--boot-timeout", help="Seconds that the guest may take to answer.", min=1)
     ] = 300.0,
@@ -59,10 +73,13 @@ def train(
     """Train on sealed data inside a confidential VM, and bring the model and a receipt home."""
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.config import load_settings
+    from cvmtool.flows.decisions import Gate, read_rules
+    from cvmtool.flows.launch import parse_site
     from cvmtool.flows.platform import dry_run as simulation
     from cvmtool.flows.platform import sev_snp
     from cvmtool.flows.prepare import prepare, read_job
     from cvmtool.flows.train import train as run
+    from cvmtool.owner.gpupolicy import parse_gpu_policy
     from cvmtool.owner.kds import AMD_URL
     from cvmtool.owner.policyfile import parse_policy
 
@@ -70,10 +87,14 @@ def train(
     reporter = JsonReporter() if as_json else TerminalReporter()
     if dry_run and isinstance(reporter, TerminalReporter):
         reporter.banner()
-    judged_by = None if policy is None else parse_policy(read_file(policy, most=_MAX_POLICY).decode("utf-8", "replace"))
-    platform = simulation(settings) if dry_run else sev_snp(settings, key_service=None if offline else kds or AMD_URL)
+    judged_by = None if policy is None else parse_policy(_read_policy(policy))
+    site = parse_site(pin=pin, numa_node=numa, hugepages_kib=hugepages, gpus=gpu or ())
+    gpus = None if gpu_policy is None else parse_gpu_policy(_read_policy(gpu_policy))
+    service = None if offline else kds or AMD_URL
+    gate = Gate(None if rules is None else read_rules(rules), settings.jobs_dir, simulated=dry_run)
+    platform = simulation(settings) if dry_run else sev_snp(settings, key_service=service, gpu_policy=gpus)
     bundle = _bundle(read_job(job).image, settings, reporter)
-    prepared = prepare(job, bundle, settings=settings, reporter=reporter)
+    prepared = prepare(job, bundle, settings=settings, reporter=reporter, gate=gate)
     result = run(
         prepared,
         platform=platform,
@@ -82,8 +103,14 @@ def train(
         policy=judged_by,
         results=results,
         boot_seconds=boot_timeout,
+        site=site,
+        gate=gate,
     )
     _summary(result, reporter)
+
+
+def _read_policy(path: Path) -> str:
+    return read_file(path, most=_MAX_POLICY).decode("utf-8", "replace")
 
 
 def _bundle(name: str, settings: Settings, reporter: JsonReporter | TerminalReporter) -> Bundle:

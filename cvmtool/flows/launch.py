@@ -7,9 +7,10 @@ Zone: flows. Pure but for reading the image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cvmtool.errors import BuildError
+from cvmtool.errors import BuildError, ConfigError
 from cvmtool.flows.packs import SealedPack
 from cvmtool.flows.placing import FIRMWARE_FILE, INITRD_FILE, KERNEL_FILE, ROOTFS_FILE, pack_file
 from cvmtool.formats.idblock import LaunchIdentity
@@ -18,10 +19,34 @@ from cvmtool.formats.manifest import Mode
 from cvmtool.formats.policybits import GuestPolicy
 from cvmtool.host.capabilities import HostCapabilities, snp_launch
 from cvmtool.host.domain import ROOT_SERIAL, Disk, DomainSpec, Placement, Simulation, SnpLaunch
+from cvmtool.host.gpu import DeviceAccess, Gpu
 from cvmtool.host.storage import CONSOLE_FILE, HASH_TABLE_FILE
 from cvmtool.image.bundle import Bundle
 from cvmtool.measure.hashes import KernelHashes, kernel_hashes
 from cvmtool.measure.ovmf import parse_firmware
+
+_MAX_CPU_DIGITS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Which parts of its host a machine gets."""
+
+    placement: Placement = field(default_factory=Placement)
+    gpus: tuple[Gpu, ...] = ()
+
+
+def parse_site(*, pin: str | None, numa_node: int | None, hugepages_kib: int | None, gpus: Sequence[str]) -> Site:
+    """Read a site as a user writes it: `pin` such as `8,9`, a host CPU for each virtual one; `gpus` by PCI address.
+
+    Raises:
+        ConfigError: one is malformed.
+    """
+    words = [] if pin is None else pin.split(",")
+    if not all(word.isascii() and word.isdigit() and len(word) <= _MAX_CPU_DIGITS for word in words):
+        raise ConfigError(f"the pinned CPUs are {(pin or '')[:80]!r}; numbers of host CPUs are required, such as 8,9")
+    placement = Placement(cpus=tuple(map(int, words)), numa_node=numa_node, hugepages_kib=hugepages_kib)
+    return Site(placement=placement, gpus=tuple(Gpu(address=address) for address in gpus))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +65,16 @@ class Launch:
     identity: LaunchIdentity | None = None
     """The owner's signature of the one digest that the firmware shall finish."""
     placement: Placement = field(default_factory=Placement)
+    gpus: tuple[Gpu, ...] = ()
+    """The host's GPUs that the machine is given; as many as `resources` wants."""
+
+    def __post_init__(self) -> None:
+        wanted = self.resources.gpus
+        if self.mode is Mode.PRODUCTION and len(self.gpus) != wanted:
+            raise ConfigError(
+                f"{len(self.gpus)} GPUs of the host are named; the job wants {wanted}",
+                hint="name each: --gpu 0000:41:00.0 (lspci -D -d 10de: on the host)",
+            )
 
     @property
     def cmdline(self) -> str:
@@ -70,7 +105,15 @@ class Launch:
         """
         return snp_launch(host, cpu=self.resources.cpu)
 
-    def spec(self, name: str, directory: str, *, emulator: str, launch: Simulation | SnpLaunch) -> DomainSpec:
+    def spec(
+        self,
+        name: str,
+        directory: str,
+        *,
+        emulator: str,
+        launch: Simulation | SnpLaunch,
+        access: DeviceAccess = DeviceAccess.VFIO,
+    ) -> DomainSpec:
         """Describe the machine `name`; every path but the volumes' is below `directory`. Nothing is read from or written there."""
         disks = [Disk(path=f"{directory}/{ROOTFS_FILE}", serial=ROOT_SERIAL)]
         disks += [Disk(path=f"{directory}/{pack_file(pack)}", serial=pack.descriptor.serial) for pack in self.packs]
@@ -94,4 +137,6 @@ class Launch:
             launch=launch,
             identity=self.identity,
             placement=self.placement,
+            gpus=self.gpus,
+            device_access=access,
         )

@@ -29,11 +29,13 @@ from cvmtool.formats.manifest import Mode
 from cvmtool.host.accelerator import Acceleration, ProbeBoot, probe_kvm
 from cvmtool.host.domain import DomainSpec, render_domain
 from cvmtool.host.events import GONE
+from cvmtool.host.gpu import DeviceAccess, device_access
 from cvmtool.host.hypervisor import Hypervisor, MachineState
 from cvmtool.host.live import require_same
 from cvmtool.host.storage import HASH_TABLE_FILE, MachineDir
 
 _EMULATOR = "/usr/bin/qemu-system-x86_64"  # where no host was asked
+_IOMMUFD = "/dev/iommu"  # of a host
 _POWEROFF_SECONDS = 15.0
 
 
@@ -183,13 +185,19 @@ def _spec(machine: Machine, settings: Settings, reporter: Reporter) -> DomainSpe
     directory = f"{host.machines}/{name}"
     if launch.mode is Mode.PRODUCTION:
         able = host.hypervisor.capabilities(virt_type="kvm")
-        return launch.spec(name, directory, emulator=able.emulator, launch=launch.confidential(able))
+        how = launch.confidential(able)
+        return launch.spec(name, directory, emulator=able.emulator, launch=how, access=_access(host))
     emulator = host.hypervisor.capabilities().emulator
     acceleration = _acceleration(host, launch, emulator, settings)
     if acceleration.domain_type == "qemu":
         reporter.notice(f"emulating the CPU (TCG), which is slow: {acceleration.reason}")
     simulation = launch.simulation(directory, accelerator=acceleration.domain_type)
     return launch.spec(name, directory, emulator=emulator, launch=simulation)
+
+
+def _access(host: Host) -> DeviceAccess:
+    major, minor, micro = host.hypervisor.version()
+    return device_access((major * 1000 + minor) * 1000 + micro, iommufd=host.files.size(_IOMMUFD) is not None)
 
 
 def _acceleration(host: Host, launch: Launch, emulator: str, settings: Settings) -> Acceleration:

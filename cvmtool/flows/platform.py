@@ -8,9 +8,10 @@ guest's report requests (the hardware does, unseen by us; in a dry run a thread 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
 from cvmtool.config import Settings
@@ -18,12 +19,18 @@ from cvmtool.dryrun.amd import FakeAmd
 from cvmtool.dryrun.faults import Fault
 from cvmtool.errors import ConfigError, FormatError, VerificationError
 from cvmtool.flows.collateral import KeyService, Store, collect
+from cvmtool.flows.gpu import NvidiaCollateral, attest_gpus, nvidia_collateral, refuse_gpus_in_a_dry_run
 from cvmtool.flows.machine import Machine
 from cvmtool.flows.simulate import secure_processor
 from cvmtool.formats.certtable import CertKind, CertTable, parse_cert_table
 from cvmtool.formats.evidence import Evidence
+from cvmtool.formats.machine import Manifest
 from cvmtool.formats.manifest import Mode
+from cvmtool.host.channel import AgentChannel
 from cvmtool.owner.amdroots import AmdRoots, Roots, SimulatedRoot
+from cvmtool.owner.appraise import VerifiedGuest
+from cvmtool.owner.gpu import VerifiedGpus
+from cvmtool.owner.gpupolicy import GpuPolicy
 from cvmtool.owner.kds import certificate_table
 from cvmtool.owner.verify import certificates_of
 
@@ -54,6 +61,18 @@ class Platform(Protocol):
             HostError: something is missing and cannot be had.
         """
 
+    def verify_gpus(
+        self, channel: AgentChannel, guest: VerifiedGuest, manifest: Manifest, *, keep: Callable[[bytes], None]
+    ) -> VerifiedGpus | None:
+        """Verify the GPUs of a verified guest whose job is configured; None where the job wants none.
+
+        `keep` gets their evidence before it is judged.
+
+        Raises:
+            AppraisalError, VerificationError, FreshnessError, FormatError: they are not trusted.
+            ConfigError: the job wants some, and nobody said what is acceptable.
+        """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
@@ -80,6 +99,18 @@ class DryRun:
         """Return the evidence: there is no key service to ask about a simulated chip."""
         return evidence
 
+    def verify_gpus(
+        self,
+        channel: AgentChannel,  # noqa: ARG002 - one shape for both
+        guest: VerifiedGuest,  # noqa: ARG002
+        manifest: Manifest,
+        *,
+        keep: Callable[[bytes], None],  # noqa: ARG002
+    ) -> VerifiedGpus | None:
+        """Refuse a job that wants GPUs: nothing simulates their signatures."""
+        refuse_gpus_in_a_dry_run(manifest)
+        return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SevSnp:
@@ -90,6 +121,8 @@ class SevSnp:
     service: KeyService | None
     """AMD's key service or a mirror; None: nobody is asked."""
     roots: Roots = field(default_factory=AmdRoots)
+    gpu_policy: GpuPolicy | None = None
+    gpu_collateral: NvidiaCollateral | None = None
 
     @property
     def mode(self) -> Mode:
@@ -120,13 +153,42 @@ class SevSnp:
             return evidence  # it will be refused: by the one who judges, who keeps a record of it
         return replace(evidence, cert_table=certificate_table(found.certificates, found.crl).encode())
 
+    def verify_gpus(
+        self, channel: AgentChannel, guest: VerifiedGuest, manifest: Manifest, *, keep: Callable[[bytes], None]
+    ) -> VerifiedGpus | None:
+        """Verify them with NVIDIA's certificates and manifests."""
+        if not manifest.resources.gpus:
+            return None
+        if self.gpu_collateral is None:
+            raise ConfigError(
+                "the job wants GPUs, and nobody said where NVIDIA's manifests are; required: a GPU policy"
+            )
+        return attest_gpus(
+            channel,
+            guest,
+            manifest,
+            self.gpu_policy,
+            collateral=self.gpu_collateral,
+            at=datetime.now(UTC),
+            keep=keep,
+        )
+
 
 def dry_run(settings: Settings) -> DryRun:
     """Return this machine's simulation; its root is made at first use."""
     return DryRun(amd=FakeAmd.load_or_create(settings.dryrun_dir))
 
 
-def sev_snp(settings: Settings, *, key_service: str | None) -> SevSnp:
-    """Return AMD's hardware, with what is kept of its key service and the service itself at that URL; None: nobody is asked."""
-    service = None if key_service is None else KeyService(key_service)
-    return SevSnp(store=Store(settings.cache_dir / KDS_DIR), service=service)
+def sev_snp(settings: Settings, *, key_service: str | None, gpu_policy: GpuPolicy | None = None) -> SevSnp:
+    """Return AMD's hardware, with what is kept of its key service and the service itself at that URL; None: nobody is asked.
+
+    `gpu_policy`: what is acceptable of GPUs; NVIDIA's services are then asked, unless nobody is.
+    """
+    return SevSnp(
+        store=Store(settings.cache_dir / KDS_DIR),
+        service=None if key_service is None else KeyService(key_service),
+        gpu_policy=gpu_policy,
+        gpu_collateral=None
+        if gpu_policy is None
+        else nvidia_collateral(settings.cache_dir, online=key_service is not None),
+    )

@@ -15,7 +15,8 @@ from pathlib import Path
 from cvmtool.config import Settings, private_dir, write_once
 from cvmtool.data.oci import ImageConfig, OciImage
 from cvmtool.errors import ConfigError, FormatError
-from cvmtool.flows.launch import Launch
+from cvmtool.flows.decisions import Gate
+from cvmtool.flows.launch import Launch, Site
 from cvmtool.flows.packfile import seal_input
 from cvmtool.flows.packs import SealedPack, seal_container
 from cvmtool.flows.reporter import Reporter, Stage
@@ -45,13 +46,15 @@ class Prepared:
     keys: OwnerKeys
     bundle: Bundle
 
-    def launch(self, mode: Mode) -> Launch:
+    def launch(self, mode: Mode, site: Site | None = None) -> Launch:
         """Return the machine that this job is for.
 
         Raises:
             FormatError: as `signed_launch`.
         """
-        return signed_launch(self.manifest, self.bundle, mode, self.keys, smt=self.file.smt, packs=self.packs)
+        return signed_launch(
+            self.manifest, self.bundle, mode, self.keys, smt=self.file.smt, packs=self.packs, site=site
+        )
 
 
 def signed_launch(
@@ -63,6 +66,7 @@ def signed_launch(
     smt: bool = True,
     packs: tuple[SealedPack, ...] = (),
     volumes: tuple[Disk, ...] = (),
+    site: Site | None = None,
 ) -> Launch:
     """Return the machine that a manifest is for, its launch signed by the owner: firmware then finishes no other.
 
@@ -71,7 +75,7 @@ def signed_launch(
     Raises:
         FormatError: the image has no launch digest for the CPU model and count.
     """
-    resources = manifest.resources
+    resources, site = manifest.resources, site or Site()
     policy = GuestPolicy(_RESERVED_ONE | (_SMT_ALLOWED if smt else 0))
     block = IdBlock(
         digest=bundle.manifest.launch_digest(mode, resources.cpu, resources.vcpus),
@@ -87,6 +91,8 @@ def signed_launch(
         resources=resources,
         packs=packs,
         volumes=volumes,
+        placement=site.placement,
+        gpus=site.gpus,
         identity=LaunchIdentity(block=block, auth=sign_launch(block, keys.launch_key())),
     )
 
@@ -122,14 +128,20 @@ def read_job(path: Path) -> JobFile:
         raise ConfigError(f"{path}: {error.message}", detail=error.detail, hint=error.hint) from error
 
 
-def prepare(path: Path, bundle: Bundle, *, settings: Settings, reporter: Reporter) -> Prepared:
-    """Seal a job's inputs and container and write its manifest.
+def prepare(
+    path: Path, bundle: Bundle, *, settings: Settings, reporter: Reporter, gate: Gate | None = None
+) -> Prepared:
+    """Seal a job's inputs and container and write its manifest; `gate`: the rules of the run, None for none.
 
     Raises:
+        RulesError: the rules forbid it (an AppraisalError).
+        AppraisalError: an input is personal and neither scrubbed nor waived.
         ConfigError: an input is missing, or the container cannot run here.
         VerificationError: the container is not the one that the job pins.
     """
     job = read_job(path)
+    if gate is not None:
+        gate.ingest(job)
     keys = load_keys(settings)
     base = path.resolve().parent
     with reporter.stage(Stage.PACK, "sealing inputs"):
@@ -142,6 +154,8 @@ def prepare(path: Path, bundle: Bundle, *, settings: Settings, reporter: Reporte
         for name in refuse_unscrubbed({pack.descriptor.name: pack.header for pack in packs[1:]}, job.waive):
             reporter.notice(f"input {name} is personal and was never scrubbed; the job waives that")
         manifest = make_manifest(job, image.config, keys, packs, salt=secrets.token_bytes(32))
+    if gate is not None:
+        gate.seal(manifest)
     return Prepared(file=job, manifest=manifest, packs=tuple(packs), keys=keys, bundle=bundle)
 
 

@@ -28,7 +28,8 @@ from cvmtool.errors import (
 )
 from cvmtool.flows.attach import Attached, Challenge, attach
 from cvmtool.flows.attempts import Attempt, SessionNote, now
-from cvmtool.flows.gpu import refuse_gpus_in_a_dry_run
+from cvmtool.flows.decisions import Gate
+from cvmtool.flows.gpu import GPU_EVIDENCE_FILE, refuse_gpus_in_a_dry_run
 from cvmtool.flows.hosts import OpenHost, open_host
 from cvmtool.flows.joblog import JobLog
 from cvmtool.flows.jobs import (
@@ -43,6 +44,7 @@ from cvmtool.flows.jobs import (
     JobDir,
     JobState,
 )
+from cvmtool.flows.launch import Site
 from cvmtool.flows.lifeline import Effort, Lifeline, OtherBootError
 from cvmtool.flows.machine import Machine, restart_machine, start_machine
 from cvmtool.flows.platform import Platform
@@ -58,6 +60,7 @@ from cvmtool.formats.release import Secrets
 from cvmtool.formats.wire import to_base64
 from cvmtool.host.channel import AgentChannel, GuestError
 from cvmtool.image.bundle import Bundle
+from cvmtool.owner.gpu import VerifiedGpus
 from cvmtool.owner.keystore import OwnerKeys
 from cvmtool.owner.launchsign import public_key
 from cvmtool.owner.policy import IdBlock, Policy, Rule, baseline
@@ -118,8 +121,10 @@ def train(
     policy: Policy | None = None,
     results: Path | None = None,
     boot_seconds: float = BOOT_SECONDS,
+    site: Site | None = None,
     open_host: OpenHost = open_host,
     effort: Effort | None = None,
+    gate: Gate | None = None,
 ) -> TrainResult:
     """Run a prepared job and bring its results home. Whatever happens, the machine is gone afterwards.
 
@@ -131,11 +136,14 @@ def train(
         policy: what is acceptable; None means `job_policy`.
         results: where the outputs go; None means `results/JOB-ID` below the working directory.
         boot_seconds: how long the guest may take to answer.
+        site: which parts of the host it gets; None leaves that to the host.
         open_host: opens the host (a test's hostile one).
         effort: how much is tried when the host fails; None means what the job file says.
+        gate: the rules of the run; None means none.
 
     Raises:
         AppraisalError, VerificationError, FreshnessError: the guest is not trusted; no key was released.
+        RulesError: the rules forbid it (an AppraisalError).
         JobError: the container failed, or declared outputs are missing.
         HostError: the host let us down.
         ConfigError: the results cannot be written where they shall go.
@@ -144,25 +152,22 @@ def train(
     if platform.roots.simulated:
         refuse_gpus_in_a_dry_run(manifest)
     check_room(results or Path("results"), manifest, reporter)
-    policy = policy or job_policy(
-        prepared.bundle,
-        manifest,
-        platform,
-        id_key=public_key(prepared.keys.launch_key()),
-        smt=prepared.file.smt,
-    )
+    id_key = public_key(prepared.keys.launch_key())
+    policy = policy or job_policy(prepared.bundle, manifest, platform, id_key=id_key, smt=prepared.file.smt)
     job = JobDir.create(settings.jobs_dir, manifest.name, simulated=platform.roots.simulated)
     timed = _Timed(reporter, job)
+    gate = gate or Gate(None, settings.jobs_dir, simulated=platform.roots.simulated)
     try:
         job.write(JOB_FILE, prepared.file.text.encode("utf-8"))
         job.write(MANIFEST_FILE, manifest.encode())
         job.write(POLICY_FILE, encode_policy(policy).encode("utf-8"))
+        gate.launch(job, prepared.bundle, policy)
         job.record.attempts.append(Attempt(started=now()))
         with ExitStack() as cleanup:
             with timed.stage(Stage.START, "starting the machine"):
                 machine = start_machine(
                     job.record.machine,
-                    prepared.launch(platform.mode),
+                    prepared.launch(platform.mode, site),
                     settings=settings,
                     reporter=reporter,
                     open_host=open_host,
@@ -178,7 +183,7 @@ def train(
             )
             log = JobLog(job, reporter)
             result = lifeline.hold(
-                lambda machine: _run(machine, challenge, platform, log=log, timed=timed, results=results)
+                lambda machine: _run(machine, challenge, platform, gate=gate, log=log, timed=timed, results=results)
             )
     except BaseException as error:
         job.finish(_state_of(error), error=_message_of(error))
@@ -200,6 +205,7 @@ def _run(
     challenge: Challenge[JobManifest],
     platform: Platform,
     *,
+    gate: Gate,
     log: JobLog,
     timed: _Timed,
     results: Path | None,
@@ -216,9 +222,13 @@ def _run(
             if stage is ControlStage.WAITING:
                 configure(attached, manifest)
             if stage in {ControlStage.WAITING, ControlStage.CONFIGURED}:
+                gate.release(attached.guest)
+                gpus = platform.verify_gpus(
+                    channel, attached.guest, manifest, keep=lambda shown: job.write(GPU_EVIDENCE_FILE, shown)
+                )
                 note.released = True
                 job.save()  # before they are on their way
-                release_keys(attached, challenge.keys, manifest)
+                release_keys(attached, challenge.keys, manifest, gpus=gpus)
         with timed.stage(Stage.TRAIN, "training"):
             channel.request(Op.RUN)
             # The guest ends the container at its limit; a guest that says nothing long after that says nothing any more.
@@ -232,6 +242,7 @@ def _run(
             _check_receipt(receipt.statement.outputs, outcome)
             pretty = json.dumps(json.loads(outcome.receipt), indent=1).encode("utf-8") + b"\n"
             job.write(RECEIPT_FILE, pretty)
+            gate.export(receipt)
             folder, outputs = bring_home(
                 channel,
                 outcome,
@@ -295,15 +306,17 @@ def configure(attached: Attached, manifest: JobManifest) -> None:
     attached.channel.request(Op.CONFIGURE, manifest=to_base64(manifest.encode()), certificates=certificates)
 
 
-def release_keys(attached: Attached, keys: OwnerKeys, manifest: JobManifest) -> None:
-    """Seal every pack's passphrase to the verified guest; turn what the guest finds into the owner's verdict.
+def release_keys(
+    attached: Attached, keys: OwnerKeys, manifest: JobManifest, *, gpus: VerifiedGpus | None = None
+) -> None:
+    """Seal every pack's passphrase to the verified guest, and its `gpus` if it wants any; turn what it finds into a verdict.
 
     Raises:
         VerificationError: a disk is not the pack that the manifest pins; the guest did not open it.
         GuestError: the guest could not open a pack for another reason.
     """
     packs = {pack.root_hash: keys.pack_passphrase(pack.luks_uuid) for pack in manifest.packs}
-    sealed = seal(attached.guest, Secrets(packs=packs), manifest=manifest)
+    sealed = seal(attached.guest, Secrets(packs=packs), manifest=manifest, gpus=gpus)
     try:
         attached.channel.request(Op.RELEASE, sealed=to_base64(sealed))
     except GuestError as error:

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from cvmtool.dryrun.faults import Fault
-from cvmtool.errors import CvmError, HostError, VerificationError
+from cvmtool.errors import ConfigError, CvmError, HostError, VerificationError
 from cvmtool.flows.collateral import KeyService, Store
 from cvmtool.flows.platform import DryRun, SevSnp
 from cvmtool.formats.certtable import CertKind, CertTable, parse_cert_table
@@ -89,6 +90,22 @@ def test_evidence_that_verifies_with_nothing_is_left_for_the_judge(hardware):
     assert hardware.complete(forged, NOW) == forged
     with pytest.raises(VerificationError):
         judged(forged)
+
+
+def wants(gpus):
+    return SimpleNamespace(resources=SimpleNamespace(gpus=gpus))
+
+
+def test_a_job_without_gpus_has_none_to_verify(hardware):
+    for platform in (hardware, DryRun(amd=AMD)):
+        assert platform.verify_gpus(None, None, wants(0), keep=None) is None
+
+
+def test_a_job_with_gpus_and_without_a_policy_goes_no_further(hardware):
+    with pytest.raises(ConfigError, match="GPU policy"):
+        hardware.verify_gpus(None, None, wants(1), keep=None)
+    with pytest.raises(ConfigError, match="a dry run has none"):
+        DryRun(amd=AMD).verify_gpus(None, None, wants(1), keep=None)
 
 
 def test_a_dry_run_asks_nobody():
