@@ -1,0 +1,26 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parsers of what is said of packs and of the rules for them, each with samples that it accepts."""
+
+from cvmtool.errors import ConfigError
+from cvmtool.formats import packheader, wire
+from cvmtool.owner import pipelinefile
+from tests.fuzz.parser import Parser, json_object, seeds, text
+from tests.unit.formats import test_packheader
+from tests.unit.owner import test_pipeline
+
+_HEADER = test_packheader.header()
+
+PARSERS: dict[str, Parser] = {
+    "formats.packheader.parse_pack_header": Parser(
+        packheader.parse_pack_header, lambda: (packheader.encode_header(_HEADER),), write=packheader.encode_header
+    ),
+    "formats.packheader.parse_metadata": Parser(
+        json_object(packheader.parse_metadata),
+        lambda: (b"{}", wire.canonical_json(_HEADER.metadata.to_json())),
+        write=lambda value: wire.canonical_json(value.to_json()),
+    ),
+    "owner.pipelinefile.parse_rules": Parser(
+        text(pipelinefile.parse_rules), seeds(test_pipeline.TEXT.encode()), ConfigError
+    ),
+}
