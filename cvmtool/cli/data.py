@@ -94,28 +94,36 @@ def pack(
 @app.command()
 def show(pack: _PackArgument, as_json: Json = False) -> None:
     """Show what is said of a pack, after verifying its signature. The pack's own bytes: `data verify`."""
+    from cvmtool.cli.render import emit_schema
     from cvmtool.flows.packfile import read_pack
 
-    _shown(read_pack(pack), "data-show", as_json=as_json)
+    found = read_pack(pack)
+    if as_json:
+        emit_schema("data-show", path=str(pack), pack=found.descriptor.to_json(), header=_header(found))
+    else:
+        _print(found)
 
 
 @app.command()
 def verify(pack: _PackArgument, as_json: Json = False) -> None:
     """Check every block of a pack against its header, and the header's signature (exit 5 if it is not genuine)."""
-    from cvmtool.cli.render import TerminalReporter
+    from cvmtool.cli.render import TerminalReporter, emit_schema
     from cvmtool.flows.packfile import check_pack
     from cvmtool.flows.reporter import Stage
 
     reporter = TerminalReporter()
     with reporter.stage(Stage.PACK, f"checking {pack}"):
         found = check_pack(pack, progress=reporter.progress)
-    _shown(found, "data-verify", as_json=as_json)
+    if as_json:
+        emit_schema("data-verify", path=str(pack), pack=found.descriptor.to_json(), header=_header(found))
+    else:
+        _print(found)
 
 
 @app.command()
 def rekey(pack: _PackArgument, as_json: Json = False) -> None:
     """Seal a pack anew in its place: another key, other ciphertext. The old one stays until the new one is whole."""
-    from cvmtool.cli.render import TerminalReporter
+    from cvmtool.cli.render import TerminalReporter, emit_schema
     from cvmtool.config import load_settings
     from cvmtool.flows.packfile import rekey_pack
     from cvmtool.flows.prepare import load_keys
@@ -124,7 +132,10 @@ def rekey(pack: _PackArgument, as_json: Json = False) -> None:
     reporter = TerminalReporter()
     with reporter.stage(Stage.PACK, f"sealing {pack} anew"):
         found = rekey_pack(pack, keys=load_keys(load_settings()), progress=reporter.progress)
-    _shown(found, "data-rekey", as_json=as_json)
+    if as_json:
+        emit_schema("data-rekey", path=str(pack), pack=found.descriptor.to_json(), header=_header(found))
+    else:
+        _print(found)
 
 
 @app.command("open")
@@ -152,23 +163,22 @@ def open_(
         typer.echo(out)
 
 
-def _shown(found: PackFile, schema: str, *, as_json: bool) -> None:
-    from cvmtool.cli.render import emit_schema, printable
+def _print(found: PackFile) -> None:
+    from cvmtool.cli.render import printable
 
-    header = found.header
-    if as_json:
-        document = header.to_json() if header else None
-        emit_schema(schema, path=str(found.path), pack=found.descriptor.to_json(), header=document)
-        return
-    rows = dict(found.descriptor.to_json())
+    rows, header = dict(found.descriptor.to_json()), found.header
     if header is not None:
         rows |= header.metadata.to_json()
         rows |= {"kind": header.content.kind.value, "content": header.content.digest, "signed_by": header.owner_key}
         for step in header.lineage:
             made = ", ".join(f"{source.name} {source.root_hash[:16]}" for source in step.sources)
-            rows[f"{step.action.value}"] = f"{step.at} by {step.by}{' from ' + made if made else ''}"
+            rows[step.action.value] = f"{step.at} by {step.by}{' from ' + made if made else ''}"
     for key, value in rows.items():
         typer.echo(f"{key:<18} {printable(str(value))}")
+
+
+def _header(found: PackFile) -> dict[str, object] | None:
+    return found.header.to_json() if found.header else None
 
 
 def _name(source: Path) -> str:

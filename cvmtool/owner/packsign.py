@@ -77,6 +77,6 @@ def refuse_unscrubbed(inputs: Mapping[str, PackHeader | None], waive: Collection
         raise AppraisalError(
             f"{len(findings)} input(s) of the job are personal and were not scrubbed",
             findings=findings,
-            hint="cvmtool data scrub SRC --pipeline FILE --out PACK, or waive: [NAME] in the job file",
+            hint="remove what points at people, pack again and say so with --sensitivity; or waive: [NAME] in the job file",
         )
     return tuple(sorted(unscrubbed))
