@@ -36,7 +36,7 @@ class Happening(StrEnum):
     DIED = "died"
     """QEMU was killed, or crashed."""
     DISCONNECTED = "disconnected"
-    """The connection to libvirt is gone. The machine may well run on."""
+    """The connection to libvirt is gone; the machine may well run on. Whoever waits looks for this: see `Events`."""
 
 
 GONE = frozenset({Happening.ENDED, Happening.STOPPED, Happening.DIED})
@@ -78,7 +78,11 @@ def of_disk(libvirt: ModuleType, path: str, action: int, reason: str) -> Event |
 
 
 class Events:
-    """The events of one connection. Listeners are called from libvirt's event loop: they return at once."""
+    """The events of one connection. Listeners are called from libvirt's event loop: they return at once.
+
+    libvirt's callback for a closed connection is not used. It is called with the connection's lock held, from within whatever
+    call noticed; Python may free a stream at that moment, which takes the same lock (seen: the event loop stood for ever).
+    """
 
     def __init__(self, libvirt: ModuleType, connection: Any) -> None:  # noqa: ANN401 - the binding has no types
         """Listen.
@@ -94,13 +98,10 @@ class Events:
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None),
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._on_disk, None),
         ]
-        # libvirt inside this process has no connection that could be lost.
-        with suppress(libvirt.libvirtError):
-            connection.registerCloseCallback(self._on_close, None)
 
     @contextmanager
     def listen(self, name: str, listener: Listener) -> Iterator[None]:
-        """Tell `listener` of the events of the domain `name`, and of the connection's end, while the block runs."""
+        """Tell `listener` of the events of the domain `name` while the block runs."""
         entry = (name, listener)
         with self._lock:
             self._listeners.append(entry)
@@ -122,8 +123,6 @@ class Events:
         with suppress(self._libvirt.libvirtError):
             for number in self._ids:
                 self._connection.domainEventDeregisterAny(number)
-        with suppress(self._libvirt.libvirtError):
-            self._connection.unregisterCloseCallback()
 
     def _on_lifecycle(self, _connection: object, domain: Any, event: int, detail: int, _opaque: object) -> None:  # noqa: ANN401
         what = of_lifecycle(self._libvirt, event, detail)
@@ -144,11 +143,8 @@ class Events:
         if event is not None:
             self._tell(event, domain.name())
 
-    def _on_close(self, _connection: object, _reason: int, _opaque: object) -> None:
-        self._tell(Event(what=Happening.DISCONNECTED), None)
-
-    def _tell(self, event: Event, name: str | None) -> None:
+    def _tell(self, event: Event, name: str) -> None:
         with self._lock:
-            told = [listener for of, listener in self._listeners if name is None or of == name]
+            told = [listener for of, listener in self._listeners if of == name]
         for listener in told:
             listener(event)

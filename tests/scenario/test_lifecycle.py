@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import os
+import queue
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +23,16 @@ from cvmtool.errors import ConfigError, HostError
 from cvmtool.flows.guard import guarded
 from cvmtool.flows.hosts import Host, open_host
 from cvmtool.flows.images import bring_up_to_date
-from cvmtool.flows.vms import Wanted, start_vm
+from cvmtool.flows.vmrecords import load_vm
+from cvmtool.flows.vms import Wanted, open_vm, start_vm
+from cvmtool.flows.vmsession import session, stop
+from cvmtool.flows.vmwatch import watch_all
 from cvmtool.formats.job import Resources
 from cvmtool.host.hypervisor import MachineState
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.jobfile import Restart
 from tests.fakes.remote_host import RemoteHost
-from tests.scenario.test_kill import Command, require_no_machine
+from tests.scenario.test_kill import Command, qemus, require_no_machine
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 
@@ -152,6 +158,47 @@ def test_a_volume_that_another_qemu_writes_is_named(bundle: Bundle, remote: Sett
         assert "lock" in f"{failure.value.detail} {failure.value.hint}"
         volumes.forget(f"f{record.luks_uuid[1:]}")
     assert list(volumes.all()) == []
+
+
+class Listening(JsonReporter):
+    """Hears what is said in passing."""
+
+    def __init__(self) -> None:
+        self.heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def notice(self, text: str) -> None:
+        self.heard.put(text)
+
+    def wait_for(self, words: str) -> None:
+        while words not in self.heard.get(timeout=600):
+            continue
+
+
+def test_a_watched_machine_that_dies_is_started_attested_and_unlocked_again(
+    bundle: Bundle, remote: Settings, lab: RemoteHost
+) -> None:
+    volumes = (("data", 256 << 20),)
+    with lab.kept_alive(), started(bundle, remote, "watched", restart=Restart.ON_FAILURE, volumes=volumes):
+        folder, reporter = load_vm(remote.vms_dir, "watched"), Listening()
+        watching = threading.Thread(target=watch_all, args=([folder], remote, lambda: reporter))
+        watching.start()
+        reporter.wait_for("standing by")
+        for number in qemus("watched"):
+            os.kill(number, signal.SIGKILL)
+        reporter.wait_for("Starting it again")
+        reporter.wait_for("standing by")
+        lab.restart_libvirtd()
+        reporter.wait_for("standing by")
+        vm = open_vm(load_vm(remote.vms_dir, "watched"), remote, JsonReporter())
+        with session(vm, stage=lambda _stage, _text: nullcontext()) as opened:
+            stop(vm, opened)
+        vm.close()
+        watching.join(120)
+        assert not watching.is_alive()  # its owner stopped it: nothing is started again
+        record = load_vm(remote.vms_dir, "watched").record
+        assert [attempt.cause for attempt in record.attempts] == ["QEMU was killed, or crashed", "stopped by its owner"]
+        assert [[note.released for note in attempt.sessions].count(True) for attempt in record.attempts] == [1, 1]
+        assert qemus("watched") == []
 
 
 # At 7C00h: write 64 sectors of the second disk, the next 64, and so on (INT 13h, AH=43h); at 7C20h the packet that says which.

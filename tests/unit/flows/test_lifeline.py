@@ -279,6 +279,13 @@ def test_a_machine_that_is_gone_ends_the_wait(place):
         assert watch.wait_over(30) is Happening.STOPPED
 
 
+def test_a_connection_that_is_cut_ends_the_wait(place):
+    libvirt = place.opened[0].hypervisor
+    with guard.guarded(libvirt, NAME, place.notices.append) as watch:
+        place.cut()
+        assert watch.wait_over(30) is Happening.DISCONNECTED
+
+
 def test_the_machine_in_hand_is_the_one_that_is_removed(place):
     held, _ = line(place)
     removed = []
