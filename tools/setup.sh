@@ -177,7 +177,7 @@ check_other_system() { # not Debian: programs instead of packages
             'virsh|libvirt >= 11 with its QEMU driver: starts and stops them' \
             'gcc|compiles libvirt-python' \
             'pkg-config|finds libvirt for libvirt-python' \
-            'sqfstar|squashfs-tools >= 4.5: makes the file system of an input pack' \
+            'mksquashfs|squashfs-tools >= 4.5: makes the file system of an input pack' \
             'cryptsetup|encrypts an input pack' \
             'veritysetup|seals it with dm-verity' \
             'dpkg-deb|unpacks the Debian packages of a guest image' \
@@ -224,11 +224,6 @@ case $debian in
     ;;
 *) check_other_system ;;
 esac
-if [ "$(id -u)" != 0 ] && ! unshare -r true 2>/dev/null; then
-    # Not fatal: images build and reports verify without it. Root packs without one.
-    say "warning: no user namespace can be made here (unshare -r fails), which packing a container needs" >&2
-    say "  allow it: sysctl kernel.unprivileged_userns_clone=1, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0" >&2
-fi
 if [ "$system_only" = yes ]; then
     say "system packages are complete"
     exit 0
