@@ -19,7 +19,6 @@ from cvmtool.host.events import GONE, Event, Happening
 from cvmtool.host.hypervisor import Hypervisor, MachineState
 
 _RETRY_SECONDS = 5.0
-_LOOK_SECONDS = 0.5  # between looks at the connection, of which libvirt tells nothing safely (cvmtool.host.events)
 _OVER = GONE | {Happening.DISCONNECTED}
 
 
@@ -41,16 +40,11 @@ class Guard:
 
     def serve(self, happened: queue.SimpleQueue[Event | None]) -> None:
         """Handle events until None comes."""
-        tried = time.monotonic()
         while True:
             try:
-                event = happened.get(timeout=_LOOK_SECONDS)
+                event = happened.get(timeout=_RETRY_SECONDS if self._full else None)
             except queue.Empty:
-                if not self._hypervisor.alive:
-                    self._handle(Event(what=Happening.DISCONNECTED))
-                elif self._full and time.monotonic() - tried > _RETRY_SECONDS:
-                    tried = time.monotonic()
-                    self._go_on()
+                self._go_on()
                 continue
             if event is None:
                 return

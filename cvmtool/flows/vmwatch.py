@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
 from cvmtool.config import Settings
@@ -26,7 +26,7 @@ from cvmtool.flows.vms import Vm, open_vm, start_again
 from cvmtool.flows.vmsession import session, unlock
 from cvmtool.flows.vmstate import Milestone
 from cvmtool.host.embedded import embedded_root
-from cvmtool.host.events import GONE, Event
+from cvmtool.host.events import GONE, Event, Happening
 from cvmtool.owner.jobfile import Restart
 
 STABLE_SECONDS = 600.0
@@ -141,10 +141,7 @@ def _serve(vm: Vm, stage: StageOf) -> None:
 
 def _lives(vm: Vm, happened: queue.SimpleQueue[Event]) -> bool:
     """Wait for the next event; say whether the machine is still there."""
-    until = time.monotonic() + _LOOK_SECONDS
-    while time.monotonic() < until:
-        with suppress(queue.Empty):
-            return happened.get(timeout=1).what not in GONE
-        if not vm.machine.hypervisor.alive:
-            return False
-    return vm.runs  # an event may be missed
+    try:
+        return happened.get(timeout=_LOOK_SECONDS).what not in GONE | {Happening.DISCONNECTED}
+    except queue.Empty:
+        return vm.runs  # an event may be missed

@@ -36,8 +36,10 @@ class Happening(StrEnum):
     DIED = "died"
     """QEMU was killed, or crashed."""
     DISCONNECTED = "disconnected"
-    """The connection to libvirt is gone; the machine may well run on. Whoever waits looks for this: see `Events`."""
+    """The connection to libvirt is gone. The machine may well run on."""
 
+
+_LOOK_SECONDS = 0.5
 
 GONE = frozenset({Happening.ENDED, Happening.STOPPED, Happening.DIED})
 """After these, a machine does not run."""
@@ -80,8 +82,9 @@ def of_disk(libvirt: ModuleType, path: str, action: int, reason: str) -> Event |
 class Events:
     """The events of one connection. Listeners are called from libvirt's event loop: they return at once.
 
-    libvirt's callback for a closed connection is not used. It is called with the connection's lock held, from within whatever
-    call noticed; Python may free a stream at that moment, which takes the same lock (seen: the event loop stood for ever).
+    That the connection is gone is looked for in a thread. libvirt's callback for it is not used: it is called with the connection's
+    lock held, from within whatever call noticed, and a listener that ends its stream takes the same lock (seen: the event loop
+    stood for ever).
     """
 
     def __init__(self, libvirt: ModuleType, connection: Any) -> None:  # noqa: ANN401 - the binding has no types
@@ -94,14 +97,17 @@ class Events:
         self._connection = connection
         self._listeners: list[tuple[str, Listener]] = []
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._ids = [
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None),
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._on_disk, None),
         ]
 
+        threading.Thread(target=self._look, name="connection", daemon=True).start()
+
     @contextmanager
     def listen(self, name: str, listener: Listener) -> Iterator[None]:
-        """Tell `listener` of the events of the domain `name` while the block runs."""
+        """Tell `listener` of the events of the domain `name`, and of the connection's end, while the block runs."""
         entry = (name, listener)
         with self._lock:
             self._listeners.append(entry)
@@ -120,6 +126,7 @@ class Events:
 
     def close(self) -> None:
         """Stop listening, so that the connection can be closed."""
+        self._closed.set()
         with suppress(self._libvirt.libvirtError):
             for number in self._ids:
                 self._connection.domainEventDeregisterAny(number)
@@ -143,8 +150,19 @@ class Events:
         if event is not None:
             self._tell(event, domain.name())
 
-    def _tell(self, event: Event, name: str) -> None:
+    def _look(self) -> None:
+        """Wait for the end of the connection, and tell everybody."""
+        while not self._closed.wait(_LOOK_SECONDS):
+            try:
+                alive = bool(self._connection.isAlive())
+            except self._libvirt.libvirtError:
+                alive = False
+            if not alive and not self._closed.is_set():
+                self._tell(Event(what=Happening.DISCONNECTED), None)
+                return
+
+    def _tell(self, event: Event, name: str | None) -> None:
         with self._lock:
-            told = [listener for of, listener in self._listeners if of == name]
+            told = [listener for of, listener in self._listeners if name is None or of == name]
         for listener in told:
             listener(event)

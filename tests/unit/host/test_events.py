@@ -76,6 +76,13 @@ def test_each_listener_hears_of_its_own_machine(hypervisor):
     assert own.empty()
 
 
+def test_everybody_hears_of_the_end_of_the_connection_once(hypervisor):
+    with hypervisor.events.gather("test") as own, hypervisor.events.gather("other") as other:
+        hypervisor._connection.close()
+        assert own.get(timeout=30) == other.get(timeout=30) == Event(what=Happening.DISCONNECTED)
+        assert own.empty()
+
+
 def test_only_what_is_paused_goes_on(hypervisor):
     with pytest.raises(HostError):
         hypervisor.resume("test")
