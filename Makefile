@@ -4,7 +4,7 @@ T ?= tests
 N ?= 1000000
 R ?= 10
 
-.PHONY: help setup demo test unit check fix coverage fuzz mutants foreign bench drill soak clean
+.PHONY: help setup demo test unit check fix coverage fuzz mutants foreign hardware bench drill soak clean
 
 help:
 	@echo 'make demo    set up, and train the example in a dry run (SIMULATED / NOT CONFIDENTIAL)'
@@ -15,6 +15,7 @@ help:
 	@echo 'make coverage   what the unit tests of formats, measure and owner run: fails below 98 %'
 	@echo 'make fuzz       a million hostile inputs for each parser (hours)   N=20000 for a first look'
 	@echo 'make mutants    which changes of formats and owner do the tests notice (an hour)   M=owner/crl.py for one'
+	@echo 'make hardware   on a host with SEV-SNP: a real training, its measurement, and a launch that firmware refuses'
 	@echo 'make foreign    dry runs before a verifier that is not ours (fetches it and a Go compiler, 450 MB)'
 	@echo 'make drill   every attack against a dry run, and the refusal it meets'
 	@echo 'make bench   measured ratios'
@@ -59,6 +60,10 @@ fuzz:
 mutants:
 	@sh tools/setup.sh --tests
 	nice $(VENV)/python -m tools.mutants $(M)
+
+hardware:
+	@sh tools/setup.sh --tests
+	$(VENV)/python -m pytest -m hardware tests/hardware
 
 foreign:
 	@sh tools/setup.sh --tests
