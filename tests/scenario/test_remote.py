@@ -152,7 +152,14 @@ def test_a_connection_cut_at_the_start_fails_cleanly(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("when", ["boot", "attest", "unlock", "train", "log", "results"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "boot",
+        *(pytest.param(when, marks=pytest.mark.soak) for when in ("attest", "unlock", "log", "results")),
+        "train",
+    ],
+)
 def test_a_connection_cut_under_a_running_guest_is_mended(
     when: str, lab: RemoteHost, remote: Settings, sealed: Callable[[int], Prepared], tmp_path: Path
 ) -> None:
