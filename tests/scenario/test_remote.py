@@ -36,8 +36,9 @@ pytestmark = [pytest.mark.vm, pytest.mark.image]
 
 
 def held(lab: RemoteHost) -> list[str]:
-    """What the host holds besides its store."""
-    return [path.name for path in lab.machines.iterdir() if path.name != ".store"] if lab.machines.exists() else []
+    """What the host holds besides its store, and the folder of volumes when nothing is in it."""
+    kept = {".store"} | {".volumes" for folder in lab.machines.glob(".volumes") if not any(folder.iterdir())}
+    return [path.name for path in lab.machines.iterdir() if path.name not in kept] if lab.machines.exists() else []
 
 
 def domains(settings: Settings) -> list[str]:
