@@ -74,7 +74,7 @@ drill: setup
 	$(VENV)/cvmtool drill
 
 bench: setup
-	$(VENV)/python benchmarks/first_output.py
+	$(VENV)/python -m benchmarks.first_output
 	$(VENV)/python -m benchmarks.upload
 
 soak: setup

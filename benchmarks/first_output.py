@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long until the container speaks, as a multiple of a bare boot of the same firmware, kernel and initrd. Paired, in one run.
 
-    .venv/bin/python benchmarks/first_output.py [--pairs 5] [--json]
+    python -m benchmarks.first_output [--pairs 5] [--json]
 
 A: from the start of the VM to the container's first byte at the owner: boot, report, verification, SSH, keys, dm-verity,
    LUKS, crun.
@@ -20,17 +20,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cvmtool.config import load_settings
+from cvmtool.config import Settings, load_settings
 from cvmtool.flows.images import bring_up_to_date
 from cvmtool.flows.platform import dry_run
 from cvmtool.flows.prepare import Prepared, prepare
+from cvmtool.flows.reporter import Stage
 from cvmtool.flows.train import train
+from cvmtool.formats.control import LogRecord
 from cvmtool.formats.manifest import Mode
-from cvmtool.host.accelerator import Acceleration
+from cvmtool.owner.appraise import VerifiedGuest
 
 BAR = 3.0
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,21 +46,21 @@ class Clock:
     at: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, stage, text):
+    def stage(self, stage: Stage, text: str) -> Iterator[None]:
         self.at.setdefault(f"{stage.value} begun", time.monotonic())
         yield
         self.at.setdefault(f"{stage.value} done", time.monotonic())
 
-    def log(self, record):
+    def log(self, record: LogRecord) -> None:
         self.at.setdefault("first output", time.monotonic())
 
-    def step(self, text): ...
-    def progress(self, done, total): ...
-    def notice(self, text): ...
-    def verdict(self, guest): ...
+    def step(self, text: str) -> None: ...
+    def progress(self, done: int, total: int) -> None: ...
+    def notice(self, text: str) -> None: ...
+    def verdict(self, guest: VerifiedGuest) -> None: ...
 
 
-def whole(prepared: Prepared, settings) -> dict[str, float]:
+def whole(prepared: Prepared, settings: Settings) -> dict[str, float]:
     """Run the job; return seconds from the VM's start to the stages' ends and the first output."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as results:
@@ -68,37 +71,13 @@ def whole(prepared: Prepared, settings) -> dict[str, float]:
     return {name: round(clock.at[name] - begun, 3) for name in names}
 
 
-def bare(prepared: Prepared, acceleration: Acceleration) -> float:
-    """Boot firmware, kernel and initrd alone; return seconds to the initrd's first word."""
+def bare(prepared: Prepared) -> float:
+    """Boot firmware, kernel and initrd alone, emulated as A is; return seconds to the initrd's first word."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        launch = prepared.launch(Mode.DRYRUN)
-        simulation = launch.simulation(name, accelerator=acceleration.domain_type)
-        spec = launch.spec("bare", name, emulator="qemu-system-x86_64", launch=simulation)
-        (folder / "hashes.bin").write_bytes(launch.hashes.table())
         console = folder / "console.log"
         console.touch()
-        arguments = [
-            spec.emulator,
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-machine",
-            "q35",
-        ]
-        arguments += [
-            "-accel",
-            "tcg" if acceleration.domain_type == "qemu" else "kvm",
-            "-cpu",
-            spec.cpu,
-            "-m",
-            str(spec.memory_mib),
-        ]
-        arguments += ["-bios", str(prepared.bundle.firmware), "-kernel", str(prepared.bundle.kernel)]
-        arguments += ["-initrd", str(prepared.bundle.initrd), "-append", spec.cmdline, "-serial", f"file:{console}"]
-        arguments += ["-device", f"loader,addr={spec.hash_table_gpa:#x},file={folder / 'hashes.bin'},force-raw=on"]
+        arguments = bare_machine(prepared, folder, console)
         begun = time.monotonic()
         with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as qemu:
             try:
@@ -111,6 +90,20 @@ def bare(prepared: Prepared, acceleration: Acceleration) -> float:
                 qemu.kill()
 
 
+def bare_machine(prepared: Prepared, folder: Path, console: Path) -> list[str]:
+    """Return QEMU's command line for a bare boot, its table of hashes in `folder`; the initrd speaks on `console`."""
+    launch = prepared.launch(Mode.DRYRUN)
+    simulation = launch.simulation(str(folder), accelerator="qemu")
+    spec = launch.spec("bare", str(folder), emulator="qemu-system-x86_64", launch=simulation)
+    Path(simulation.hash_table).write_bytes(launch.hashes.table())
+    arguments = [spec.emulator, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"]
+    arguments += ["-accel", "tcg", "-cpu", spec.cpu, "-m", str(spec.memory_mib), "-bios", str(prepared.bundle.firmware)]
+    arguments += ["-kernel", str(prepared.bundle.kernel), "-initrd", str(prepared.bundle.initrd)]
+    arguments += ["-append", spec.cmdline, "-serial", f"file:{console}"]
+    loader = f"loader,addr={simulation.hash_table_gpa:#x},file={simulation.hash_table},force-raw=on"
+    return [*arguments, "-device", loader]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=5)
@@ -120,12 +113,11 @@ def main() -> None:
     settings = load_settings()
     bundle = bring_up_to_date("base", settings, progress=lambda _: None, notice=lambda _: None)
     prepared = prepare(arguments.job, bundle, settings=settings, reporter=Clock())
-    acceleration = Acceleration(domain_type="qemu", reason="the same for A and B")
     whole(prepared, settings)  # caches warm, for both
     pairs = []
     for _ in range(arguments.pairs):
         run = whole(prepared, settings)
-        pairs.append({**run, "bare": round(bare(prepared, acceleration), 3)})
+        pairs.append({**run, "bare": round(bare(prepared), 3)})
         pairs[-1]["ratio"] = round(pairs[-1]["first output"] / pairs[-1]["bare"], 3)
         if not arguments.json:
             print("  ".join(f"{name} {value}" for name, value in pairs[-1].items()), flush=True)

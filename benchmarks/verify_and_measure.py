@@ -34,6 +34,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
@@ -115,7 +116,8 @@ def measuring(firmware: Path, rounds: int) -> dict[str, tuple[float, float, floa
         files = (str(firmware), str(folder / "kernel"), str(folder / "initrd"), line)
 
         def theirs(vcpus: int = 4) -> bytes:
-            return calc_launch_digest(SevMode.SEV_SNP, vcpus, CPU_SIGNATURES[CPU], *files, 1, vmm_type=VMMType.QEMU)
+            signature = CPU_SIGNATURES[CPU]
+            return bytes(calc_launch_digest(SevMode.SEV_SNP, vcpus, signature, *files, 1, vmm_type=VMMType.QEMU))
 
         def cold() -> bytes:
             parts = [Path(file).read_bytes() for file in files[:3]]
@@ -149,7 +151,7 @@ def measuring(firmware: Path, rounds: int) -> dict[str, tuple[float, float, floa
         ):
             sys.exit("the digests differ: a fast wrong answer is no answer")
         # Their time for all counts: 512 times the mean over counts that are spread evenly.
-        their_fleet = 512 * statistics.mean(timed(lambda count=count: theirs(count)) for count in COUNTS)
+        their_fleet = 512 * statistics.mean(timed(partial(theirs, count)) for count in COUNTS)
         our_fleet = statistics.median(timed(fleet) for _ in range(rounds))
         ratios = {"fleet": (their_fleet / our_fleet, our_fleet, their_fleet)}
         for key, ours, repeat in (("warm", warm, (20, 1)), ("stored", stored, (20, 1)), ("cold", cold, (1, 1))):

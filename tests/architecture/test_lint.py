@@ -27,4 +27,4 @@ def test_mypy_is_strict():
 
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["mypy"]
     assert settings["strict"] is True
-    assert settings["packages"] == ["cvmtool"]
+    assert settings["packages"] == ["cvmtool", "benchmarks"]
