@@ -6,7 +6,6 @@ Zone: data (the owner's machine). Reads only; of weights, the heads.
 Spec: transformers' file names (config.json, model.safetensors.index.json); the safetensors format; pickle protocols 0 to 5.
 
 A pickle is a program: whoever loads it runs it. So weights that are pickled are refused, by their name and by their content.
-A pickle of protocol 0 or 1 has no mark of its own; it is found by its name alone.
 """
 
 from __future__ import annotations
@@ -14,19 +13,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import tarfile
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvmtool.errors import ConfigError, FormatError
+from cvmtool.formats.pickles import find_pickle
 from cvmtool.formats.safetensors import read_tensor_names
 
 INDEX = "model.safetensors.index.json"
 _CONFIGS = ("config.json", "adapter_config.json")
-_PICKLE_NAMES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill")
-_PROTOCOL = re.compile(rb"\x80[\x02-\x05]")  # the opcode PROTO and a version, which every pickle since 2003 begins with
+_WEIGHTS = ".bin"  # what transformers called a pickle of weights; elsewhere it may be anything
 _MAX_JSON = 128 << 20  # bytes; a tokenizer of a quarter of a million words has 35 MB
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 _WHY = "loading a pickle runs whatever program is in it"
@@ -83,33 +80,18 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _refuse_pickle(path: Path) -> None:
-    reason = None
-    if path.suffix.lower() in _PICKLE_NAMES:
-        reason = f"it ends in {path.suffix}"
-    elif path.suffix != ".safetensors" and _holds_pickle(path):  # that one is parsed; its length may look like a mark
-        reason = "its content is a pickle"
+    if path.suffix == ".safetensors":
+        return  # that one is parsed; its length may look like a mark
+    try:
+        with path.open("rb") as file:
+            reason = "it ends in .bin" if path.suffix.lower() == _WEIGHTS else find_pickle(path.name, file)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read", detail=str(error)) from error
     if reason:
         raise ConfigError(
             f"{path} would be weights in pickle format ({reason}), which are refused: {_WHY}",
             hint="convert it to safetensors where running it does no harm, and leave the pickle out",
         )
-
-
-def _holds_pickle(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-        if _PROTOCOL.match(head):
-            return True
-        if head.startswith(b"PK") and zipfile.is_zipfile(path):  # PyTorch since 1.6
-            with zipfile.ZipFile(path) as archive:
-                return any(name.endswith((".pkl", ".pickle")) for name in archive.namelist())
-        if head[257:262] == b"ustar":  # PyTorch before 0.1.10
-            with tarfile.open(path, "r:") as tar:
-                return "pickle" in tar.getnames()
-        return head.startswith(b"\x93NUMPY") and b"'|O" in head  # an array of objects is a pickle
-    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise ConfigError(f"{path} cannot be read", detail=str(error)) from error
 
 
 def _json(path: Path) -> dict[str, object]:

@@ -5,8 +5,8 @@
 Zone: guest (measured). Reads only.
 Spec: safetensors format; docs/protocol.md section 5.
 
-These checks keep a job from sending a pickle where weights were promised. They do not, and cannot, tell what the
-numbers in a tensor mean: whoever reads an output trusts the training code that the manifest names.
+These checks keep a job from sending a pickle, where weights were promised or where any file would do. They do not, and
+cannot, tell what the numbers in a tensor mean: whoever reads an output trusts the training code that the manifest names.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import BinaryIO
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.job import OutputKind
+from cvmtool.formats.pickles import find_pickle
 from cvmtool.formats.safetensors import read_tensor_names
 
 MAX_JSON = 64 << 20  # bytes; parsed in memory
 _PIECE = 1 << 20
 
 
-def check_kind(file: BinaryIO, size: int, kind: OutputKind) -> None:
-    """Read `file` (of `size` bytes, from its beginning) as a `kind`.
+def check_kind(file: BinaryIO, size: int, kind: OutputKind, *, name: str) -> None:
+    """Read `file` (of `size` bytes, from its beginning) as a `kind`; its `name` may say that it is a pickle.
 
     Raises:
         FormatError: it is not one.
@@ -36,6 +37,8 @@ def check_kind(file: BinaryIO, size: int, kind: OutputKind) -> None:
         _check_json(file, size)
     elif kind in {OutputKind.CSV, OutputKind.LOG}:
         _check_text(file)
+    elif reason := find_pickle(name, file):
+        raise FormatError(f"a pickle ({reason}), which runs a program when it is loaded; safetensors are required")
 
 
 def _check_json(file: BinaryIO, size: int) -> None:

@@ -107,7 +107,7 @@ def _inspect(file: io.FileIO, output: Output) -> tuple[int, str]:
         raise FormatError("not a regular file")
     if status.st_size > output.max_bytes:
         raise FormatError(f"{status.st_size} bytes; at most {output.max_bytes} are allowed")
-    check_kind(file, status.st_size, output.kind)
+    check_kind(file, status.st_size, output.kind, name=output.name)
     file.seek(0)
     return status.st_size, hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -53,6 +53,7 @@ from tests.unit.formats import (
     test_evidence,
     test_idblock,
     test_manifest,
+    test_pickles,
     test_receipt,
     test_report,
     test_reportmsg,
@@ -267,7 +268,7 @@ def volume_header(data: bytes) -> object:
 
 
 def output(kind: OutputKind) -> Callable[[bytes], object]:
-    return lambda data: kinds.check_kind(io.BytesIO(data), len(data), kind)
+    return lambda data: kinds.check_kind(io.BytesIO(data), len(data), kind, name="out")
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
@@ -356,6 +357,9 @@ PARSERS: dict[str, Parser] = {
         write=lambda value: wire.lp(*value),
     ),
     "formats.wire.read_frame": Parser(frames, seeds(_FRAMES)),
+    "guest.kinds.file": Parser(
+        output(OutputKind.FILE), seeds(b"b", *(v for v in test_pickles.PICKLES.values() if len(v) < 20_000))
+    ),
     "guest.kinds.json": Parser(output(OutputKind.JSON), seeds(b'{"a":[1.5,null]}')),
     "guest.kinds.safetensors": Parser(
         output(OutputKind.SAFETENSORS), seeds(test_kinds.GOOD, test_kinds.tensors({"a": test_kinds.tensor()}, bytes(4)))

@@ -1,10 +1,7 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-import io
 import json
 import pickle
-import tarfile
-import zipfile
 
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ from safetensors.numpy import save_file
 
 from cvmtool.data.model import INDEX, Model, check_model
 from cvmtool.errors import ConfigError, FormatError
+from tests.unit.formats.test_pickles import OBJECTS, tarred, zipped
 
 
 def shard(path, *names):
@@ -59,31 +57,11 @@ def test_pickles_are_refused_by_name(model, name):
         check_model(model)
 
 
-def zipped(name):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(name, b"x")
-    return file.getvalue()
-
-
-def tarred(name):
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        tar.addfile(tarfile.TarInfo(name))
-    return file.getvalue()
-
-
-def objects():
-    file = io.BytesIO()
-    np.save(file, np.array([{}], dtype=object), allow_pickle=True)
-    return file.getvalue()
-
-
 CONTENTS = {
-    **{f"protocol {n}": pickle.dumps({"a": 1}, protocol=n) for n in (2, 3, 4, 5)},
+    **{f"protocol {n}": pickle.dumps({"a": 1}, protocol=n) for n in (2, 4)},
     "torch's zip": zipped("archive/data.pkl"),
     "torch's old tar": tarred("pickle"),
-    "numpy's objects": objects(),
+    "numpy's objects": OBJECTS,
 }
 
 

@@ -1,0 +1,143 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+import collections
+import contextlib
+import io
+import pickle
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+from cvmtool.errors import FormatError
+from cvmtool.formats.pickles import find_pickle
+
+CALLS = collections.OrderedDict(a=1)  # a pickle of it names a class and calls it
+
+
+def zipped(name, data=b"x", method=zipfile.ZIP_STORED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("first.txt", b"first")
+        archive.writestr(name, data)
+    return file.getvalue()
+
+
+def tarred(name):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    return file.getvalue()
+
+
+def saved(value):
+    file = io.BytesIO()
+    np.save(file, value, allow_pickle=True)
+    return file.getvalue()
+
+
+OBJECTS = saved(np.array([{}], dtype=object))
+FIELDS = saved(np.zeros(1, [(f"number{n}", "<f4") for n in range(200)] + [("thing", object)]))
+PICKLES = {
+    **{f"protocol {n}": pickle.dumps(CALLS, protocol=n) for n in range(6)},
+    "numbers alone, protocol 2": pickle.dumps([1, 2], protocol=2),
+    "mark behind another opcode": b"N0" + pickle.dumps(CALLS, protocol=4),
+    "with something behind it": pickle.dumps(CALLS, protocol=0) + bytes(100),
+    "text that is a program": b"cos\nsystem\n(S'true'\ntR.",
+    "longer than anyone reads": b"N0" * 60_000,
+    "torch's zip": zipped("archive/data.pkl"),
+    "torch's old tar": tarred("pickle"),
+    "numpy's objects": OBJECTS,
+    "objects among numpy's fields": FIELDS,
+    "objects in numpy's archive": zipped("a.npy", OBJECTS, zipfile.ZIP_DEFLATED),
+}
+
+
+@pytest.mark.parametrize("content", PICKLES)
+def test_pickles_are_found_by_content(content):
+    assert find_pickle("weights", io.BytesIO(PICKLES[content])) == "its content is a pickle"
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.PTH", "a.ckpt", "sub/x.pkl", "x.pickle", "x.joblib", "x.dill"])
+def test_pickles_are_found_by_name(name):
+    assert find_pickle(name, io.BytesIO()) == f"it ends in .{name.rpartition('.')[2].lower()}"
+
+
+OTHERS = {
+    "empty": b"",
+    "zip": zipped("a.txt"),
+    "tar": tarred("a"),
+    "not quite a zip": b"PK nothing",
+    "numpy's numbers": saved(np.arange(3)),
+    "numbers in numpy's archive": zipped("a.npy", saved(np.arange(3))),
+    "safetensors": save({"w": np.zeros(3, np.float32)}),
+    "text": b"Read this first.\n" * 1000,
+    "numbers alone, protocol 0": pickle.dumps([1, 2], protocol=0),  # calls nothing, and is mere text
+    "image": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "binary": bytes(range(256)) * 100,
+}
+
+
+@pytest.mark.parametrize("content", OTHERS)
+def test_other_files_are_no_pickles(content):
+    assert find_pickle("out.bin", io.BytesIO(OTHERS[content])) is None
+
+
+class Endless(io.RawIOBase):
+    """A file of 4 GiB that begins with some bytes and goes on with zeros; it notes the most that was asked of it."""
+
+    SIZE = 1 << 32
+
+    def __init__(self, head):
+        self.head, self.at, self.most = head, 0, 0
+
+    def readable(self):
+        return True
+
+    def seek(self, offset, whence=0):
+        self.at = offset + (0, self.at, self.SIZE)[whence]
+        return self.at
+
+    def tell(self):
+        return self.at
+
+    def read(self, size=-1):
+        size = min(self.SIZE - self.at if size < 0 else size, self.SIZE - self.at)
+        self.most = max(self.most, size)
+        data = self.head[self.at : self.at + size]
+        self.at += size
+        return data + bytes(size - len(data))
+
+    def readline(self, size=-1):
+        return self.read(size)
+
+
+@pytest.mark.parametrize("head", [b"X\xff\xff\xff\x7f", b"\x8e\xff\xff\xff\xff\x00\x00\x00\x00", b"cos\n", b"S'a"])
+def test_no_file_makes_us_read_it_whole(head):
+    file = Endless(head)
+    with pytest.raises(FormatError, match="a piece of over"):
+        find_pickle("x", file)
+    assert file.most <= (16 << 20) + 1
+
+
+@given(
+    st.binary(max_size=200), st.sampled_from([b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"(", bytes(257) + b"ustar"])
+)
+def test_any_bytes_are_a_pickle_or_not(data, head):
+    with contextlib.suppress(FormatError):
+        find_pickle("x", io.BytesIO(head + data))
+
+
+@given(st.data())
+def test_a_damaged_archive_is_a_pickle_or_none_or_refused(data):
+    content = bytearray(
+        PICKLES[data.draw(st.sampled_from(["torch's zip", "objects in numpy's archive", "torch's old tar"]))]
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(FormatError):
+        find_pickle("x", io.BytesIO(bytes(content)))
