@@ -357,9 +357,7 @@ PARSERS: dict[str, Parser] = {
         write=lambda value: wire.lp(*value),
     ),
     "formats.wire.read_frame": Parser(frames, seeds(_FRAMES)),
-    "guest.kinds.file": Parser(
-        output(OutputKind.FILE), seeds(b"b", *(v for v in test_pickles.PICKLES.values() if len(v) < 20_000))
-    ),
+    "guest.kinds.file": Parser(output(OutputKind.FILE), seeds(*test_pickles.OTHERS.values())),
     "guest.kinds.json": Parser(output(OutputKind.JSON), seeds(b'{"a":[1.5,null]}')),
     "guest.kinds.safetensors": Parser(
         output(OutputKind.SAFETENSORS), seeds(test_kinds.GOOD, test_kinds.tensors({"a": test_kinds.tensor()}, bytes(4)))
