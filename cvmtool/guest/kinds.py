@@ -17,7 +17,6 @@ from typing import BinaryIO
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.job import OutputKind
-from cvmtool.formats.pickles import find_pickle
 from cvmtool.formats.safetensors import read_tensor_names
 
 MAX_JSON = 64 << 20  # bytes; parsed in memory
@@ -37,7 +36,14 @@ def check_kind(file: BinaryIO, size: int, kind: OutputKind, *, name: str) -> Non
         _check_json(file, size)
     elif kind in {OutputKind.CSV, OutputKind.LOG}:
         _check_text(file)
-    elif reason := find_pickle(name, file):
+    else:
+        _refuse_pickle(file, name)
+
+
+def _refuse_pickle(file: BinaryIO, name: str) -> None:
+    from cvmtool.formats.pickles import find_pickle  # its libraries cost the boot a tenth of a second under emulation
+
+    if reason := find_pickle(name, file):
         raise FormatError(f"a pickle ({reason}), which runs a program when it is loaded; safetensors are required")
 
 
