@@ -21,7 +21,7 @@ _MAX_POLICY = 1 << 20  # bytes
 if TYPE_CHECKING:
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.config import Settings
-    from cvmtool.flows.train import TrainResult
+    from cvmtool.flows.run import TrainResult
     from cvmtool.image.bundle import Bundle
 
 app = typer.Typer()

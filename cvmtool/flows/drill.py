@@ -29,7 +29,8 @@ from cvmtool.flows.packs import SealedPack
 from cvmtool.flows.platform import DryRun, Platform
 from cvmtool.flows.prepare import load_keys
 from cvmtool.flows.reporter import Reporter, Stage
-from cvmtool.flows.train import BOOT_SECONDS, configure, job_policy, release_keys
+from cvmtool.flows.run import configure, release_keys
+from cvmtool.flows.train import BOOT_SECONDS, job_policy
 from cvmtool.formats.channel import OPEN_LINE, answer_to, ready_line
 from cvmtool.formats.evidence import Evidence
 from cvmtool.formats.job import Container, JobManifest, Limits, Network, Output, OutputKind, Resources

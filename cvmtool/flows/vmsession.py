@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cvmtool.errors import AppraisalError, CvmError, FreshnessError, HostError, VerificationError
 from cvmtool.flows.attach import Attached, StageOf, attach
 from cvmtool.flows.attempts import Attempt, SessionNote, now
-from cvmtool.flows.train import agent_stage, verdict_document
+from cvmtool.flows.run import agent_stage, verdict_document
 from cvmtool.flows.vmrecords import EVIDENCE_FILE, VERDICT_FILE
 from cvmtool.flows.vms import Vm
 from cvmtool.flows.vmstate import Milestone

@@ -20,7 +20,8 @@ from cvmtool.flows.attach import Challenge, attach, demand_evidence, judge
 from cvmtool.flows.machine import Machine, start_machine
 from cvmtool.flows.platform import DryRun
 from cvmtool.flows.prepare import Prepared
-from cvmtool.flows.train import BOOT_SECONDS, configure, job_policy
+from cvmtool.flows.run import configure
+from cvmtool.flows.train import BOOT_SECONDS, job_policy
 from cvmtool.formats.channel import AGENT_PORT
 from cvmtool.formats.control import Op
 from cvmtool.formats.manifest import Mode

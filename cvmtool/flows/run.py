@@ -1,0 +1,284 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""One attested session of a run: from wherever its guest is to the results.
+
+Zone: flows. At first that is from the guest's boot; after a lost connection, from where the guest has come to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cvmtool.config import write_atomic
+from cvmtool.errors import FormatError, HostError, JobError, VerificationError
+from cvmtool.flows.attach import Attached, Challenge, attach
+from cvmtool.flows.attempts import SessionNote
+from cvmtool.flows.decisions import Gate
+from cvmtool.flows.gpu import GPU_EVIDENCE_FILE
+from cvmtool.flows.joblog import JobLog
+from cvmtool.flows.jobs import EVIDENCE_FILE, LOG_FILE, OUTPUTS_DIR, RECEIPT_FILE, VERDICT_FILE, JobDir
+from cvmtool.flows.lifeline import OtherBootError
+from cvmtool.flows.machine import Machine
+from cvmtool.flows.platform import Platform
+from cvmtool.flows.reporter import Reporter, Stage
+from cvmtool.flows.results import Fetched, Outcome, bring_home, read_outcome
+from cvmtool.formats.control import ControlError, Op
+from cvmtool.formats.control import Stage as ControlStage
+from cvmtool.formats.job import JobManifest
+from cvmtool.formats.release import Secrets
+from cvmtool.formats.wire import to_base64
+from cvmtool.host.channel import AgentChannel, GuestError
+from cvmtool.owner.gpu import VerifiedGpus
+from cvmtool.owner.keystore import OwnerKeys
+from cvmtool.owner.receipts import verify_receipt
+from cvmtool.owner.seal import seal
+
+_CAUSES = {
+    "timeout": " (limits.time was reached)",
+    "memory": " (limits.memory was reached)",
+    "runtime": " (it could not be started)",
+}
+_GRACE_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What a run brought home."""
+
+    job: JobDir
+    outcome: Outcome
+    outputs: tuple[Fetched, ...]
+    folder: Path
+
+
+class Timed:
+    """Reports stages and keeps their durations in the job's record."""
+
+    def __init__(self, reporter: Reporter, job: JobDir) -> None:
+        self.reporter = reporter
+        self.job = job
+
+    @contextmanager
+    def stage(self, stage: Stage, text: str) -> Iterator[None]:
+        """Mark the time that a stage takes; what earlier attempts took is added."""
+        begun = time.monotonic()
+        with self.reporter.stage(stage, text):
+            yield
+        before = self.job.record.stages.get(stage.value, 0.0)
+        self.job.record.stages[stage.value] = round(before + time.monotonic() - begun, 3)
+        self.job.save()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """All that each session of a run needs."""
+
+    challenge: Challenge[JobManifest]
+    platform: Platform
+    gate: Gate
+    log: JobLog
+    timed: Timed
+    results: Path
+    """Where the outputs go."""
+
+    @property
+    def job(self) -> JobDir:
+        """The run's record."""
+        return self.log.job
+
+    def through(self, machine: Machine) -> TrainResult:
+        """Go from wherever the guest is to the results.
+
+        Raises:
+            OtherBootError: it is not the guest that this launch began with; nothing was sent to it.
+            AppraisalError, VerificationError, FreshnessError: the guest is not trusted.
+            JobError: the container failed, or declared outputs are missing.
+            HostError: the machine or the way to it is lost.
+            ConfigError: the results cannot be written.
+        """
+        with attach(machine, self.challenge, self.platform, stage=self.timed.stage) as attached:
+            note, stage = self._enter(attached)
+            with self.timed.stage(Stage.UNLOCK, "releasing the keys"):
+                self._unlock(attached, note, stage)
+            with self.timed.stage(Stage.TRAIN, "training"):
+                self._follow(attached.channel)
+            with self.timed.stage(Stage.RESULTS, "fetching results"):
+                result = self._bring_home(attached.channel)
+            with suppress(HostError):  # all that matters is at home, and the machine is taken away in any case
+                attached.channel.request(Op.POWEROFF)
+                machine.wait_off()
+        require_success(result)
+        return result
+
+    def _enter(self, attached: Attached) -> tuple[SessionNote, ControlStage]:
+        """Note a session in the record; return it, and how far the guest has come."""
+        self.job.write(EVIDENCE_FILE, attached.evidence.encode())
+        self.job.write(VERDICT_FILE, verdict_document(attached))
+        sessions = self.job.record.attempts[-1].sessions
+        note = SessionNote(nonce=attached.nonce.hex(), boot=attached.evidence.hpke_key.hex())
+        known = {session.boot for session in sessions}
+        sessions.append(note)
+        self.job.save()
+        if known and note.boot not in known:
+            raise OtherBootError("its host started it again, unasked")
+        stage = agent_stage(attached.channel) if known else ControlStage.WAITING
+        self.timed.reporter.verdict(attached.guest)
+        return note, stage
+
+    def _unlock(self, attached: Attached, note: SessionNote, stage: ControlStage) -> None:
+        manifest = self.challenge.manifest
+        if stage is ControlStage.WAITING:
+            configure(attached, manifest)
+        if stage in {ControlStage.WAITING, ControlStage.CONFIGURED}:
+            self.gate.release(attached.guest)
+            gpus = self.platform.verify_gpus(
+                attached.channel,
+                attached.guest,
+                manifest,
+                keep=lambda shown: self.job.write(GPU_EVIDENCE_FILE, shown),
+            )
+            note.released = True
+            self.job.save()  # before they are on their way
+            release_keys(attached, self.challenge.keys, manifest, gpus=gpus)
+
+    def _follow(self, channel: AgentChannel) -> None:
+        channel.request(Op.RUN)
+        # The guest ends the container at its limit; a guest that says nothing long after that says nothing any more.
+        silence = self.challenge.manifest.limits.seconds + _GRACE_SECONDS
+        self.log.follow(channel.stream(Op.LOGS, offset=self.log.begin(), silence_seconds=silence))
+
+    def _bring_home(self, channel: AgentChannel) -> TrainResult:
+        _await_outputs(channel)
+        outcome = _results(channel, self.challenge.manifest)
+        _check_log(self.job, outcome)
+        receipt = verify_receipt(outcome.receipt, self.challenge.policy, datetime.now(UTC))
+        _check_receipt(receipt.statement.outputs, outcome)
+        pretty = json.dumps(json.loads(outcome.receipt), indent=1).encode("utf-8") + b"\n"
+        self.job.write(RECEIPT_FILE, pretty)
+        self.gate.export(receipt)
+        rescue = self.job.path / OUTPUTS_DIR
+        folder, outputs = bring_home(channel, outcome, self.results, rescue=rescue, reporter=self.timed.reporter)
+        write_atomic(folder / RECEIPT_FILE, pretty, mode=0o644)
+        self.job.record.results = str(folder.resolve())
+        return TrainResult(job=self.job, outcome=outcome, outputs=outputs, folder=folder)
+
+
+def agent_stage(channel: AgentChannel) -> ControlStage:
+    """Ask a guest how far it has come.
+
+    Raises:
+        HostError: the connection broke.
+        FormatError: the answer is malformed.
+    """
+    stage = channel.request(Op.STATUS).get("stage")
+    try:
+        return ControlStage(str(stage))
+    except ValueError as error:
+        raise FormatError(
+            f"status.stage is {str(stage)[:32]!r}; one of {', '.join(ControlStage)} is required"
+        ) from error
+
+
+def configure(attached: Attached, manifest: JobManifest) -> None:
+    """Hand the guest its job, and the certificates that its receipt is to carry so that it verifies offline."""
+    certificates = to_base64(attached.evidence.cert_table)
+    attached.channel.request(Op.CONFIGURE, manifest=to_base64(manifest.encode()), certificates=certificates)
+
+
+def release_keys(
+    attached: Attached, keys: OwnerKeys, manifest: JobManifest, *, gpus: VerifiedGpus | None = None
+) -> None:
+    """Seal every pack's passphrase to the verified guest, and its `gpus` if it wants any; turn what it finds into a verdict.
+
+    Raises:
+        VerificationError: a disk is not the pack that the manifest pins; the guest did not open it.
+        GuestError: the guest could not open a pack for another reason.
+    """
+    packs = {pack.root_hash: keys.pack_passphrase(pack.luks_uuid) for pack in manifest.packs}
+    sealed = seal(attached.guest, Secrets(packs=packs), manifest=manifest, gpus=gpus)
+    try:
+        attached.channel.request(Op.RELEASE, sealed=to_base64(sealed))
+    except GuestError as error:
+        raise _pack_changed(error) or error from error
+
+
+def _pack_changed(error: GuestError) -> VerificationError | None:
+    """Return the owner's verdict if what the guest met is a disk that the host changed."""
+    if error.error not in (ControlError.PACK_INTEGRITY, ControlError.PACK_HEADER):
+        return None
+    return VerificationError(
+        f"pack {error.pack or 'unknown'}: {error.error}: its blocks are not those that the job manifest pins",
+        detail=error.detail,
+        hint="the host changed a disk, or its copy is damaged; nothing was made of it",
+    )
+
+
+def _results(channel: AgentChannel, manifest: JobManifest) -> Outcome:
+    try:
+        return read_outcome(channel.request(Op.RESULTS), manifest)
+    except GuestError as error:
+        raise _pack_changed(error) or error from error
+
+
+def _await_outputs(channel: AgentChannel) -> None:
+    """Wait while the guest checks and hashes what the container left; the log ends before that does."""
+    while agent_stage(channel) is not ControlStage.DONE:
+        time.sleep(0.2)
+
+
+def _check_log(job: JobDir, outcome: Outcome) -> None:
+    data = (job.path / LOG_FILE).read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if len(data) != outcome.log_size or digest != outcome.log_sha256:
+        raise FormatError(
+            f"the log is {len(data)} bytes of sha256:{digest}; the guest announced {outcome.log_size} bytes of "
+            f"sha256:{outcome.log_sha256}"
+        )
+
+
+def _check_receipt(subjects: Sequence[object], outcome: Outcome) -> None:
+    named = {(getattr(item, "name", ""), getattr(item, "size", -1), getattr(item, "sha256", "")) for item in subjects}
+    if named != set(outcome.outputs):
+        raise VerificationError("the receipt names other outputs than the guest delivered")
+
+
+def require_success(result: TrainResult) -> None:
+    """Check how the container ended, and that every declared output is there.
+
+    Raises:
+        JobError: it failed, or one is missing.
+    """
+    job, outcome = result.job, result.outcome
+    job.record.exit_code = outcome.exit_code
+    logs = f"cvmtool jobs logs {job.record.id}"
+    if outcome.exit_code != 0:
+        raise JobError(
+            f"the container ended with exit code {outcome.exit_code}{_CAUSES.get(outcome.cause, '')}; 0 is required",
+            hint=f"its output: {logs}",
+        )
+    if outcome.refused:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in outcome.refused)
+        raise JobError(
+            f"{len(outcome.refused)} declared outputs did not leave the guest: {listed}",
+            hint=f"what did is in {result.folder}; {logs}",
+        )
+
+
+def verdict_document(attached: Attached) -> bytes:
+    """Return what is kept of a verdict: JSON."""
+    guest = attached.guest
+    verdict = {
+        "schema": "cvmtool/verdict/v1",
+        "simulated": guest.simulated,
+        "nonce": attached.nonce.hex(),
+        "checks": [check.to_json() for check in guest.checks],
+        "unchecked": list(guest.unchecked),
+    }
+    return json.dumps(verdict, indent=1).encode("utf-8") + b"\n"
