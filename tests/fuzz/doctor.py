@@ -26,4 +26,6 @@ SAMPLES = {
     texts.parse_nvidia_functions: (b"4100\t10de2331\t0" + b"\t0" * 14 + b"\tvfio-pci\n",),
     texts.parse_qmp: (test_texts.qmp(),),
     texts.parse_platform_status: (bytes(range(32)),),
+    texts.parse_cpu_features: (test_texts.qmp(test_texts.FEATURES),),
+    texts.parse_online: (b"0-7,16-23\n",),
 }

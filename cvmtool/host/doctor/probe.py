@@ -14,7 +14,8 @@ from functools import partial
 
 from cvmtool.errors import FormatError
 from cvmtool.host.doctor import texts
-from cvmtool.host.doctor.facts import Asids, Daemon, Gpu, HostFacts, KernelLog, KvmAmd, Qemu
+from cvmtool.host.doctor.capacity import asids, disk, memory
+from cvmtool.host.doctor.facts import Daemon, Gpu, HostFacts, KernelLog, KvmAmd, Qemu
 from cvmtool.host.doctor.source import MAX_ENTRIES, MAX_TEXT_BYTES, Claim, Command, HostView, claim, text
 
 EMULATORS = ("/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/local/bin/qemu-system-x86_64")
@@ -47,7 +48,6 @@ _QEMU_ARGUMENTS = (
     "stdio",
 )
 
-_CGROUP = "/sys/fs/cgroup"
 _SYSCFG = 0xC001_0010
 _CAP_SYS_RESOURCE = 24
 _DAEMON_PIDS = ("/run/virtqemud.pid", "/run/libvirtd.pid", "/run/libvirt/virtqemud.pid")
@@ -92,13 +92,13 @@ def probe(view: HostView, *, store: str, clock: Callable[[], float] = time.time)
         ),
         modules=claim("/sys/module", lambda: frozenset(view.list("/sys/module")[:MAX_ENTRIES]) & _MODULES),
         kvm_amd=claim("/sys/module/kvm_amd/parameters", lambda: _kvm_amd(view)),
-        asids=claim(f"{_CGROUP}/misc.capacity", lambda: _asids(view)),
+        asids=asids(view),
         dev_sev=claim("/dev/sev", lambda: view.stat("/dev/sev")),
         dev_kvm=claim("/dev/kvm", lambda: view.stat("/dev/kvm")),
         qemu=_qemu(view),
         daemon=claim("/proc/PID of the libvirt daemon", lambda: _daemon(view)),
-        memory=claim("/proc/meminfo", lambda: texts.parse_meminfo(read("/proc/meminfo", 1 << 16))),
-        disk=claim(f"df {store}", lambda: texts.parse_free_bytes(_df(view, store))),
+        memory=memory(view),
+        disk=disk(view, store),
         gpus=claim("/proc/bus/pci/devices", lambda: _gpus(view)),
         skew=claim("date", lambda: _skew(view, clock)),
         synchronised=claim("timedatectl", lambda: text(view.run(SYNCHRONISED)).strip() == "yes"),
@@ -126,23 +126,6 @@ def _kvm_amd(view: HostView) -> KvmAmd:
     return texts.kvm_amd_parameters({name: view.read(f"{folder}/{name}", limit=64) for name in names})
 
 
-def _asids(view: HostView) -> Asids:
-    capacity = texts.parse_misc(view.read(f"{_CGROUP}/misc.capacity", limit=4096))
-    used = _used(view, [_CGROUP])
-    if used is None:  # older kernels keep no sum at the root of the hierarchy
-        names = [name for name in view.list(_CGROUP)[:MAX_ENTRIES] if name.endswith(".slice")]
-        used = _used(view, [f"{_CGROUP}/{name}" for name in names])
-    return Asids(total=capacity.get("sev_es", 0), used=used)
-
-
-def _used(view: HostView, groups: list[str]) -> int | None:
-    counts = []
-    for group in groups:
-        with suppress(OSError):
-            counts.append(texts.parse_misc(view.read(f"{group}/misc.current", limit=4096)).get("sev_es", 0))
-    return sum(counts) if counts else None
-
-
 def _qemu(view: HostView) -> Claim[Qemu]:
     for path in EMULATORS:
         found = claim(path, partial(_ask, view, path))
@@ -166,17 +149,6 @@ def _daemon(view: HostView) -> Daemon:
             limit = texts.parse_memlock(view.read(f"/proc/{pid}/limits", limit=1 << 16))
             return Daemon(memlock=limit, may_raise=bool(mask >> _CAP_SYS_RESOURCE & 1))
     raise FileNotFoundError
-
-
-def _df(view: HostView, store: str) -> bytes:
-    """Ask about the directory that will hold `store`, if it does not exist yet."""
-    folder = store
-    while folder.count("/") > 1:
-        with suppress(FileNotFoundError):
-            view.stat(folder)
-            break
-        folder = folder.rpartition("/")[0]
-    return view.run(Command(argv=("df", "-Pk", "--", folder)))
 
 
 def _gpus(view: HostView) -> tuple[Gpu, ...]:

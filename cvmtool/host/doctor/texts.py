@@ -251,12 +251,8 @@ def parse_qmp(data: bytes) -> Qemu:
     Raises:
         FormatError: not lines of JSON, or not these answers.
     """
-    answers: list[dict[str, Any]] = []
     try:
-        for line in text(data[:MAX_QMP_BYTES]).splitlines():
-            answer = json.loads(line)
-            if isinstance(answer, dict) and ("return" in answer or "error" in answer):
-                answers.append(answer)
+        answers = _qmp_answers(data)
         version = answers[1]["return"]
         numbers = tuple(int(version["qemu"][name]) for name in ("major", "minor", "micro"))
         package = str(version.get("package", ""))[:_SHOWN]
@@ -267,6 +263,43 @@ def parse_qmp(data: bytes) -> Qemu:
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise FormatError("QEMU gives no usable answer over QMP") from error
     return Qemu(version=numbers, package=package, confidential=types, sev=pair, sev_problem=problem)
+
+
+def parse_cpu_features(data: bytes) -> frozenset[str]:
+    """Read what QEMU answers to qmp_capabilities, query-cpu-model-expansion, query-cpu-definitions and quit: a model's features.
+
+    What the accelerator lacks is taken away: a guest is started without it. Names are QEMU's, with `-` and never `_`.
+
+    Raises:
+        FormatError: not these answers, or QEMU knows no such model.
+    """
+    try:
+        answers = _qmp_answers(data)
+        model = answers[1]["return"]["model"]
+        features = {str(name).replace("_", "-") for name, value in model["props"].items() if value is True}
+        named = [item for item in answers[2]["return"] if item["name"] == model["name"]]
+        lacking = {str(name).replace("_", "-") for name in named[0]["unavailable-features"]}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError("QEMU does not say what the CPU model has") from error
+    return frozenset(features - lacking)
+
+
+def _qmp_answers(data: bytes) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in text(data[:MAX_QMP_BYTES]).splitlines()]
+    return [line for line in lines if isinstance(line, dict) and ("return" in line or "error" in line)]
+
+
+def parse_online(data: bytes) -> int:
+    """Read /sys/devices/system/cpu/online, such as `0-7,16-23`: how many processors there are.
+
+    Raises:
+        FormatError: something else.
+    """
+    said = text(data[:4096]).strip()
+    if not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*", said, re.ASCII):
+        raise FormatError(f"the list of processors is {said[:40]!r}; required: ranges such as 0-7")
+    ranges = [part.partition("-") for part in said.split(",")]
+    return sum(max(0, int(last or first) - int(first) + 1) for first, _, last in ranges)
 
 
 def parse_platform_status(data: bytes) -> PlatformStatus:

@@ -47,6 +47,21 @@ PARSERS = [
     texts.parse_nvidia_functions,
     texts.parse_qmp,
     texts.parse_platform_status,
+    texts.parse_cpu_features,
+    texts.parse_online,
+]
+
+FEATURES = [
+    {"QMP": {}},
+    {"return": {}},
+    {"return": {"model": {"name": "EPYC", "props": {"avx2": True, "sse4_1": True, "avx512f": True, "smt": False}}}},
+    {
+        "return": [
+            {"name": "other", "unavailable-features": ["avx2"]},
+            {"name": "EPYC", "unavailable-features": ["avx512f"]},
+        ]
+    },
+    {"return": {}},
 ]
 
 
@@ -321,3 +336,32 @@ def test_platform_status():
     assert (status.current_tcb, status.reported_tcb) == (b"current1", b"reported")
     with pytest.raises(FormatError):
         texts.parse_platform_status(data[:-1])
+
+
+def test_a_guest_sees_what_the_model_has_and_the_accelerator_does_not_lack():
+    assert texts.parse_cpu_features(qmp(FEATURES)) == {"avx2", "sse4-1"}
+
+
+@pytest.mark.parametrize(
+    ("at", "answer"),
+    [
+        (2, {"error": {"desc": "The CPU type 'EPYC' is not a known CPU type"}}),
+        (2, {"return": {"model": {"name": "unlisted", "props": {"avx2": True}}}}),
+        (3, {"return": []}),
+        (3, {"return": [{"name": "EPYC"}]}),
+    ],
+)
+def test_what_qemu_does_not_say_is_not_guessed(at, answer):
+    with pytest.raises(FormatError):
+        texts.parse_cpu_features(qmp([*FEATURES[:at], answer, *FEATURES[at + 1 :]]))
+
+
+@pytest.mark.parametrize(("said", "count"), [(b"0\n", 1), (b"0-7\n", 8), (b"0-1,4,8-9\n", 5)])
+def test_processors_are_counted(said, count):
+    assert texts.parse_online(said) == count
+
+
+@pytest.mark.parametrize("said", [b"", b"all", b"0-", b"0,,2", b"0-1-2"])
+def test_something_else_is_no_list_of_processors(said):
+    with pytest.raises(FormatError):
+        texts.parse_online(said)
