@@ -6,8 +6,10 @@ import hashlib
 import json
 from dataclasses import replace
 
-from cvmtool.formats.job import Container, JobManifest, Limits, Network, Output, OutputKind, Resources
+from cvmtool.formats.job import Container, JobManifest, Kind, Limits, Network, Output, OutputKind, Resources
+from cvmtool.formats.jobterms import Access, Checkpoint, Destination
 from cvmtool.formats.pack import PackDescriptor, Role
+from cvmtool.formats.volume import Volume
 from cvmtool.formats.wire import canonical_json
 
 DIGEST = "sha256:" + "ab" * 32
@@ -59,6 +61,29 @@ def manifest(**changes) -> JobManifest:
         network=Network.NONE,
     )
     return replace(base, **changes)
+
+
+def ample_manifest(**changes) -> JobManifest:
+    """One with every term that a job may have."""
+    return manifest(
+        **{
+            "network": Network.ALLOW,
+            "kind": Kind.SERVE,
+            "destinations": (
+                Destination(host="192.0.2.7", port=80, addresses=("192.0.2.7",), tls=False),
+                Destination(host="example.org", port=443, addresses=("192.0.2.1", "2001:db8::1"), tls=True),
+            ),
+            "access": Access(exec=True, tunnels=(6006, 8080), clients=("33" * 32, "44" * 32)),
+            "checkpoint": Checkpoint(
+                volume=Volume(
+                    name="checkpoint", luks_uuid="00112233-4455-6677-8899-aabbccddeeff", size=1 << 30, create=True
+                ),
+                grace_seconds=30,
+            ),
+            "recipients": ("55" * 32, "66" * 32),
+            **changes,
+        }
+    )
 
 
 JOB_YAML = f"""

@@ -189,6 +189,9 @@ def make_manifest(
         resources=job.resources,
         limits=job.limits,
         network=job.network,
+        kind=job.kind,
+        access=job.access,
+        recipients=job.recipients,
     )
     try:
         parse_job_manifest(manifest.encode())  # what the guest would refuse is refused here, before anything starts

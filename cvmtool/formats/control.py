@@ -15,6 +15,8 @@ from enum import IntEnum, StrEnum
 from cvmtool.errors import FormatError
 
 CONTROL_ADDRESS = ("127.0.0.1", 7010)
+CLIENT_ADDRESS = ("127.0.0.1", 7011)
+"""Where a job's clients reach the agent: `CLIENT_OPS`, and nothing else."""
 OWNER_USER = "owner"
 
 
@@ -30,7 +32,13 @@ class Op(StrEnum):
     RESULTS = "results"
     FETCH = "fetch"
     COMMIT = "commit"
+    STOP = "stop"
+    EXEC = "exec"
+    TUNNEL = "tunnel"
     POWEROFF = "poweroff"
+
+
+CLIENT_OPS = frozenset({Op.STATUS, Op.TUNNEL})
 
 
 class Stage(StrEnum):
@@ -62,6 +70,7 @@ class ControlError(StrEnum):
     VOLUME_INTEGRITY = "volume-integrity"
     VOLUME_ROLLED_BACK = "volume-rolled-back"
     SHELL = "shell"
+    ACCESS = "access"
 
 
 class Stream(IntEnum):

@@ -17,6 +17,16 @@ from enum import StrEnum
 from cvmtool.errors import FormatError
 from cvmtool.formats.evidence import host_data
 from cvmtool.formats.gpu import MAX_GPUS
+from cvmtool.formats.jobterms import (
+    NO_ACCESS,
+    Access,
+    Checkpoint,
+    Destination,
+    parse_access,
+    parse_checkpoint,
+    parse_destinations,
+    parse_recipients,
+)
 from cvmtool.formats.pack import NAME, PackDescriptor, Role, parse_pack_descriptor
 from cvmtool.formats.wire import (
     JsonObject,
@@ -41,6 +51,7 @@ MAX_SECONDS = 1 << 31
 MIN_MEMORY_MIB = 256  # of a machine
 OUTPUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,7}")
 RECEIPT_NAME = "receipt.json"  # stands beside the outputs, so none may have its name
+_TERMS = frozenset({"kind", "destinations", "access", "checkpoint", "recipients"})
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
@@ -52,12 +63,25 @@ class OutputKind(StrEnum):
     CSV = "csv"
     LOG = "log"
     FILE = "file"
+    DIRECTORY = "directory"
+    """Every file below a directory, each of them an output of its own then."""
+
+
+class Kind(StrEnum):
+    """What a job is for."""
+
+    TRAIN = "train"
+    """It ends by itself, and its outputs are what it was run for."""
+    SERVE = "serve"
+    """It answers requests through tunnels until it is stopped or its time is over."""
 
 
 class Network(StrEnum):
     """What the container may reach."""
 
     NONE = "none"
+    ALLOW = "allow"
+    """What `JobManifest.destinations` names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +145,20 @@ class JobManifest:
     resources: Resources
     limits: Limits
     network: Network
+    # From here on: in a manifest only if there is any.
+    kind: Kind = Kind.TRAIN
+    destinations: tuple[Destination, ...] = ()
+    """With `Network.ALLOW`, and only then."""
+    access: Access = NO_ACCESS
+    checkpoint: Checkpoint | None = None
+    recipients: tuple[str, ...] = ()
+    """Outputs leave the guest sealed to these X25519 keys; none: as they are, through the attested channel."""
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
         return canonical_json(
-            {
+            self._terms()
+            | {
                 "schema": SCHEMA,
                 "name": self.name,
                 "salt": self.salt,
@@ -146,6 +179,21 @@ class JobManifest:
                 "network": self.network.value,
             }
         )
+
+    def _terms(self) -> JsonObject:
+        """Return the keys that only some manifests have."""
+        terms: JsonObject = {}
+        if self.kind is not Kind.TRAIN:
+            terms["kind"] = self.kind.value
+        if self.destinations:
+            terms["destinations"] = [destination.to_json() for destination in self.destinations]
+        if self.access != NO_ACCESS:
+            terms["access"] = self.access.to_json()
+        if self.checkpoint is not None:
+            terms["checkpoint"] = self.checkpoint.to_json()
+        if self.recipients:
+            terms["recipients"] = list(self.recipients)
+        return terms
 
     @property
     def sha256(self) -> bytes:
@@ -191,6 +239,7 @@ def parse_job_manifest(data: bytes) -> JobManifest:
             "limits",
             "network",
         },
+        optional=_TERMS,
     )
     if value["schema"] != SCHEMA:
         raise FormatError(f"manifest.schema is {str(value['schema'])[:48]!r}; {SCHEMA!r} is required")
@@ -210,7 +259,9 @@ def parse_job_manifest(data: bytes) -> JobManifest:
     try:
         network = Network(typed(value, "network", str, what=what))
     except ValueError as error:
-        raise FormatError(f"manifest.network is {value['network'][:32]!r}; 'none' is required") from error
+        raise FormatError(f"manifest.network is {value['network'][:32]!r}; 'none' or 'allow' is required") from error
+    if (network is Network.ALLOW) != ("destinations" in value):
+        raise FormatError(f"manifest.network is {network.value!r}; destinations belong to 'allow', and to it alone")
     return JobManifest(
         name=name,
         salt=value["salt"],
@@ -221,7 +272,23 @@ def parse_job_manifest(data: bytes) -> JobManifest:
         resources=parse_resources(typed(value, "resources", dict, what=what)),
         limits=_parse_limits(typed(value, "limits", dict, what=what)),
         network=network,
+        kind=_parse_kind(value),
+        destinations=parse_destinations(value["destinations"]) if "destinations" in value else (),
+        access=parse_access(value["access"]) if "access" in value else NO_ACCESS,
+        checkpoint=parse_checkpoint(value["checkpoint"]) if "checkpoint" in value else None,
+        recipients=parse_recipients(value["recipients"]) if "recipients" in value else (),
     )
+
+
+def _parse_kind(value: JsonObject) -> Kind:
+    if "kind" not in value:
+        return Kind.TRAIN
+    if value["kind"] != Kind.SERVE:
+        raise FormatError(f"manifest.kind is {str(value['kind'])[:32]!r}; 'serve', or no such key, is required")
+    access = value.get("access")
+    if not isinstance(access, dict) or not access.get("tunnels"):
+        raise FormatError("manifest.kind is 'serve', and access names no tunnel to it")
+    return Kind.SERVE
 
 
 def refuse_clash(names: Sequence[str], *, what: str) -> None:

@@ -118,6 +118,9 @@ class ControlService:
             Op.LOGS: {"offset"},
             Op.FETCH: {"name", "offset"},
             Op.COMMIT: {"epochs"},
+            Op.STOP: {"grace_seconds"},
+            Op.EXEC: {"args"},
+            Op.TUNNEL: {"port"},
         }
         members(request, what=what, required={"op"} | fields.get(op, set()))
         match op:
@@ -147,6 +150,8 @@ class ControlService:
                 named = typed(request, "epochs", dict, what=what)
                 self._life.machine.commit({name: epoch_from(epoch) for name, epoch in named.items()})
                 return {}, None
+            case Op.STOP | Op.EXEC | Op.TUNNEL:
+                raise RefusedError(ControlError.ACCESS, f"this guest does not do {op.value}")
             case Op.POWEROFF:
                 return {}, None
 

@@ -23,6 +23,7 @@ from cvmtool.formats.job import (
     MAX_PACKS,
     MIN_MEMORY_MIB,
     OUTPUT_NAME,
+    Kind,
     Limits,
     Network,
     Output,
@@ -30,7 +31,17 @@ from cvmtool.formats.job import (
     Resources,
     refuse_clash,
 )
+from cvmtool.formats.jobterms import Access
 from cvmtool.formats.pack import NAME
+from cvmtool.owner.jobterms import (
+    CheckpointWish,
+    Wish,
+    read_access,
+    read_checkpoint,
+    read_kind,
+    read_network,
+    read_recipients,
+)
 from cvmtool.owner.strictyaml import Reader, in_short, is_text, load_yaml
 
 DEFAULT_CPU = "EPYC-Genoa"
@@ -63,7 +74,13 @@ class JobFile:
     smt: bool
     """Whether the host may have SMT switched on: its threads share a core's caches, which leak timing."""
     limits: Limits
+    kind: Kind
     network: Network
+    destinations: tuple[Wish, ...]
+    access: Access
+    checkpoint: CheckpointWish | None
+    recipients: tuple[str, ...]
+    """X25519 keys as hex."""
     restart: Restart
     waive: tuple[str, ...]
     """Inputs that may be personal and never scrubbed."""
@@ -79,14 +96,13 @@ def parse_job_file(text: str) -> JobFile:
     job = Reader(load_yaml(text, "the job file"), "job", page="docs/reference/job.md")
     job.only(
         *("name", "image", "container", "command", "workdir", "env", "inputs", "outputs", "resources", "network"),
-        *("limits", "restart", "waive"),
+        *("limits", "restart", "waive", "kind", "serve", "access", "checkpoint", "recipients"),
     )
     name = job.text("name", NAME, "lower-case letters, digits, '.', '_' and '-'")
     container = job.child("container")
     container.only("image", "digest")
-    network = job.text("network", None, default="none")
-    if network not in tuple(Network):
-        raise ConfigError(f"network is {network!r}; 'none' is required", hint="allow-lists come with a later version")
+    kind = read_kind(job)
+    network, wishes = read_network(job)
     machine = job.child("resources", default={})
     resources = _resources(machine)
     return JobFile(
@@ -98,11 +114,16 @@ def parse_job_file(text: str) -> JobFile:
         workdir=job.text("workdir", re.compile("/[^\0]*"), "an absolute path") if "workdir" in job.value else None,
         env=_env(job.child("env", default={})),
         inputs=_inputs(job.child("inputs", default={})),
-        outputs=_outputs(job.child("outputs")),
+        outputs=_outputs(job.child("outputs", default={} if kind is Kind.SERVE else None), kind),
         resources=resources,
         smt=machine.boolean("smt", default=True),
         limits=_limits(job.child("limits", default={}), resources),
-        network=Network(network),
+        kind=kind,
+        network=network,
+        destinations=wishes,
+        access=read_access(job, kind),
+        checkpoint=read_checkpoint(job),
+        recipients=read_recipients(job),
         restart=Restart(job.text("restart", re.compile("|".join(Restart)), "never or on-failure", Restart.NEVER)),
         waive=job.strings("waive"),
         text=text,
@@ -162,7 +183,7 @@ def _inputs(reader: Reader) -> dict[str, str]:
     return dict(reader.value)
 
 
-def _outputs(reader: Reader) -> tuple[Output, ...]:
+def _outputs(reader: Reader, job: Kind) -> tuple[Output, ...]:
     outputs = []
     for name in reader.value:
         if not OUTPUT_NAME.fullmatch(name):
@@ -178,6 +199,6 @@ def _outputs(reader: Reader) -> tuple[Output, ...]:
         refuse_clash([output.name for output in outputs], what="outputs")
     except FormatError as error:
         raise ConfigError(error.message) from error
-    if not outputs:
+    if not outputs and job is not Kind.SERVE:
         raise ConfigError("outputs is empty; a job that returns nothing is not worth its start")
     return tuple(outputs)

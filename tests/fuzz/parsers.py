@@ -46,7 +46,7 @@ from cvmtool.measure.launch import firmware_seed
 from cvmtool.owner import certificate, crl, floors, jobfile, keystore, launchsign, policyfile, toml, vek
 from cvmtool.owner.der import Der
 from tests import fakes, samples, vectors
-from tests.fuzz import doctor, machines, packs
+from tests.fuzz import doctor, jobs, machines, packs
 from tests.fuzz.parser import Parser, each, encode, json_object, seeds, text
 from tests.unit.formats import (
     test_dsse,
@@ -289,6 +289,7 @@ _POLICY = policyfile.encode_policy(test_policyfile.BASE).encode()
 _FULL_POLICY = policyfile.encode_policy(test_policyfile.FULL).encode()
 
 PARSERS: dict[str, Parser] = {
+    **jobs.PARSERS,
     **machines.PARSERS,
     **packs.PARSERS,
     "formats.certtable.parse_cert_table": Parser(
@@ -317,7 +318,9 @@ PARSERS: dict[str, Parser] = {
     "formats.idblock.parse_id_auth": Parser(idblock.parse_id_auth, seeds(test_idblock.AUTH.encode()), write=encode),
     "formats.idblock.parse_id_block": Parser(idblock.parse_id_block, seeds(test_idblock.BLOCK.encode()), write=encode),
     "formats.idblock.parse_key": Parser(idblock.parse_key, seeds(test_idblock.KEY.encode()), write=encode),
-    "formats.job.parse_job_manifest": Parser(job.parse_job_manifest, seeds(samples.manifest().encode()), write=encode),
+    "formats.job.parse_job_manifest": Parser(
+        job.parse_job_manifest, seeds(samples.manifest().encode(), samples.ample_manifest().encode()), write=encode
+    ),
     "formats.manifest.parse_image_manifest": Parser(
         manifest.parse_image_manifest, seeds(test_manifest.MANIFEST.encode()), write=encode
     ),

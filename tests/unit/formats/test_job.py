@@ -87,7 +87,7 @@ CONTAINER = pack("container", Role.CONTAINER).to_json()
         (["outputs"], {}, "outputs"),
         (["outputs"], [BASE["outputs"][0]] * 2, "twice"),
         (["outputs"], [{"name": f"o{n}", "kind": "file", "max_bytes": 1} for n in range(MAX_OUTPUTS + 1)], "outputs"),
-        (["outputs", 0, "kind"], "pickle", "one of safetensors, json, csv, log, file is required"),
+        (["outputs", 0, "kind"], "pickle", "one of safetensors, json, csv, log, file, directory is required"),
         (["outputs", 0, "max_bytes"], 0, "max_bytes"),
         (["outputs", 0, "max_bytes"], (1 << 40) + 1, "max_bytes"),
         (["outputs", 0, "path"], "x", "unknown"),
@@ -226,5 +226,5 @@ def test_any_bytes_are_a_manifest_or_a_format_error(data):
 
 
 def test_kinds_and_networks_are_what_the_protocol_names():
-    assert {kind.value for kind in OutputKind} == {"safetensors", "json", "csv", "log", "file"}
-    assert [network.value for network in Network] == ["none"]
+    assert {kind.value for kind in OutputKind} == {"safetensors", "json", "csv", "log", "file", "directory"}
+    assert [network.value for network in Network] == ["none", "allow"]

@@ -15,6 +15,7 @@ from cvmtool.formats import (
     evidence,
     gpu,
     job,
+    jobterms,
     machine,
     manifest,
     pack,
@@ -27,18 +28,19 @@ from cvmtool.owner import chain, crl, epochs, kds, toml
 @pytest.mark.parametrize(
     ("names", "spelling"),
     [
-        (control.Op, "status configure gpu-evidence release run logs results fetch commit poweroff"),
+        (control.Op, "status configure gpu-evidence release run logs results fetch commit stop exec tunnel poweroff"),
         (control.Stage, "waiting configured unlocked running done"),
         (
             control.ControlError,
             (
                 "order request manifest sealed pack-missing pack-integrity pack-header pack-key output gpu "
-                "volume-missing volume-header volume-key volume-integrity volume-rolled-back shell"
+                "volume-missing volume-header volume-key volume-integrity volume-rolled-back shell access"
             ),
         ),
         (channel.Refusal, "host-data bad-report no-report busy"),
-        (job.OutputKind, "safetensors json csv log file"),
-        (job.Network, "none"),
+        (job.OutputKind, "safetensors json csv log file directory"),
+        (job.Network, "none allow"),
+        (job.Kind, "train serve"),
         (pack.Role, "container input"),
         (manifest.Mode, "production dryrun"),
         (chain.Revocation, "checked not-checked"),
@@ -54,6 +56,9 @@ def test_names(names, spelling):
         (channel.AGENT_PORT, "org.cvmtool.agent.0"),
         (channel.PSP_PORT, "org.cvmtool.psp.0"),
         (control.CONTROL_ADDRESS, ("127.0.0.1", 7010)),
+        (control.CLIENT_ADDRESS, ("127.0.0.1", 7011)),
+        (control.CLIENT_OPS, {"status", "tunnel"}),
+        (jobterms.CHECKPOINT, "checkpoint"),
         (control.OWNER_USER, "owner"),
         (job.SCHEMA, "cvmtool/job/v1"),
         (job.RECEIPT_NAME, "receipt.json"),

@@ -19,6 +19,7 @@ from cvmtool.formats.job import (
     Resources,
     parse_job_manifest,
 )
+from cvmtool.formats.jobterms import Destination
 from cvmtool.formats.pack import Role
 from cvmtool.owner.jobfile import Restart, parse_job_file
 from cvmtool.owner.strictyaml import MAX_YAML
@@ -283,6 +284,13 @@ def manifest_of(read):
         resources=read.resources,
         limits=read.limits,
         network=read.network,
+        kind=read.kind,
+        destinations=tuple(
+            Destination(host=wish.host, port=wish.port, addresses=("192.0.2.1",), tls=wish.tls)
+            for wish in read.destinations
+        ),
+        access=read.access,
+        recipients=read.recipients,
     )
 
 

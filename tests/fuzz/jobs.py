@@ -1,0 +1,45 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a job may allow, for the fuzzer: each term as it stands in a manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from cvmtool.formats import jobterms, wire
+from cvmtool.owner import age
+from tests import samples
+from tests.fuzz.parser import Parser, seeds, text
+from tests.unit.owner import test_age
+
+_KEY = "term"
+
+
+def _term(parse: Callable[[object], object], key: str, write: Callable[[object], object]) -> Parser:
+    def read(data: bytes) -> object:
+        return parse(wire.parse_json(data, what="sample", limit=1 << 20).get(_KEY))
+
+    sample = json.loads(samples.ample_manifest().encode())[key]
+    return Parser(
+        read,
+        seeds(wire.canonical_json({_KEY: sample})),
+        write=lambda value: wire.canonical_json({_KEY: write(value)}),
+    )
+
+
+PARSERS = {
+    "formats.jobterms.parse_access": _term(jobterms.parse_access, "access", lambda access: access.to_json()),
+    "formats.jobterms.parse_checkpoint": _term(
+        jobterms.parse_checkpoint, "checkpoint", lambda checkpoint: checkpoint.to_json()
+    ),
+    "formats.jobterms.parse_destinations": _term(
+        jobterms.parse_destinations, "destinations", lambda places: [place.to_json() for place in places]
+    ),
+    "formats.jobterms.parse_recipients": _term(jobterms.parse_recipients, "recipients", list),
+    "owner.age.parse_recipient": Parser(
+        text(age.parse_recipient),
+        seeds(test_age.RECIPIENT.encode("ascii")),
+        write=lambda key: age.render_recipient(key).encode("ascii"),
+    ),
+}
