@@ -14,7 +14,7 @@ import typer
 from cvmtool.cli.options import Json
 
 if TYPE_CHECKING:
-    from cvmtool.flows.jobs import JobRecord
+    from cvmtool.flows.jobrecord import JobRecord
 
 app = typer.Typer(help="Look at the runs that were started from this account.", no_args_is_help=True)
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvmtool.errors import ConfigError
-from cvmtool.flows.jobs import JobDir, JobState
+from cvmtool.flows.jobrecord import JobState
+from cvmtool.flows.jobs import JobDir
 from cvmtool.formats.job import JobManifest
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.appraise import VerifiedGuest

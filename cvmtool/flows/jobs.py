@@ -2,27 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The owner's record of each run: what was asked, what was proven, what came back.
 
-Zone: flows (owner's machine). One directory a run; every file is written atomically.
+Zone: flows (owner's machine). What is known of a run is in the database (`cvmtool.flows.jobdb`); what is bulky, or must be kept
+byte for byte, is in the run's directory, and every file is written atomically.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import suppress
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 
 from cvmtool.config import private_dir, write_atomic
-from cvmtool.errors import ConfigError, FormatError
-from cvmtool.flows.attempts import Attempt, now, parse_attempts
+from cvmtool.errors import ConfigError
+from cvmtool.flows.attempts import now
+from cvmtool.flows.jobdb import JobsDatabase
+from cvmtool.flows.jobrecord import JobRecord, JobState
 
 # Names in a job's directory.
-RECORD_FILE = "job.json"
 MANIFEST_FILE = "manifest.json"  # canonical bytes; HOST_DATA commits to them
 JOB_FILE = "job.yaml"  # as the user wrote it
 EVIDENCE_FILE = "evidence.bin"
@@ -31,40 +31,6 @@ VERDICT_FILE = "verdict.json"
 LOG_FILE = "log"  # records as in docs/protocol.md section 8
 RECEIPT_FILE = "receipt.json"
 OUTPUTS_DIR = "outputs"  # only when the results' own folder could not take them
-SCHEMA = "cvmtool/job-record/v1"
-
-
-class JobState(StrEnum):
-    """Where a run stands."""
-
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    REFUSED = "refused"
-    INTERRUPTED = "interrupted"
-    LOST = "lost"
-    """The process that ran it was killed; never written, found out when a record is read."""
-
-
-@dataclass(slots=True, kw_only=True)
-class JobRecord:
-    """What `jobs show` shows."""
-
-    id: str
-    name: str
-    simulated: bool
-    state: JobState
-    created: str
-    machine: str
-    finished: str | None = None
-    exit_code: int | None = None
-    error: str | None = None
-    results: str | None = None
-    """Directory of the outputs."""
-    stages: dict[str, float] = field(default_factory=dict)
-    """Seconds by stage."""
-    attempts: list[Attempt] = field(default_factory=list)
-    """Launches, and the attested sessions of each."""
 
 
 class JobDir:
@@ -73,6 +39,7 @@ class JobDir:
     def __init__(self, path: Path, record: JobRecord) -> None:
         self.path = path
         self.record = record
+        self.database = JobsDatabase(path.parent)
         self._lock: int | None = None
 
     @classmethod
@@ -87,6 +54,7 @@ class JobDir:
             state=JobState.RUNNING,
             created=now(),
             machine=job_id,
+            pid=os.getpid(),
         )
         job = cls(path, record)
         # Held while the run lasts, and let go by the kernel however this process ends.
@@ -97,8 +65,7 @@ class JobDir:
 
     def save(self) -> None:
         """Write the record."""
-        document = {"schema": SCHEMA, **asdict(self.record)}
-        write_atomic(self.path / RECORD_FILE, json.dumps(document, indent=1).encode("utf-8") + b"\n")
+        self.database.save(self.record)
 
     def finish(self, state: JobState, *, error: str | None = None, exit_code: int | None = None) -> None:
         """Note how the run ended."""
@@ -117,28 +84,6 @@ class JobDir:
     def write(self, name: str, data: bytes) -> None:
         """Write one of the run's files."""
         write_atomic(self.path / name, data)
-
-
-def _parse_record(data: bytes) -> JobRecord:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError("the job's record is not JSON") from error
-    names = {item.name for item in fields(JobRecord)}
-    texts = ("id", "name", "created", "machine")
-    if (
-        not isinstance(value, dict)
-        or value.pop("schema", None) != SCHEMA
-        or not value.keys() <= names
-        or not all(isinstance(value.get(key), str) for key in texts)
-        or value.get("state") not in tuple(JobState)
-        or not isinstance(value.get("simulated"), bool)
-        or not isinstance(value.get("stages", {}), dict)
-        or not all(isinstance(seconds, int | float) for seconds in value.get("stages", {}).values())
-    ):
-        raise FormatError(f"the job's record does not follow {SCHEMA}")
-    attempts = parse_attempts(value.get("attempts", []))
-    return JobRecord(**{**value, "state": JobState(value["state"]), "attempts": attempts})
 
 
 def _is_held(folder: Path) -> bool:
@@ -172,16 +117,22 @@ def load_job(jobs_dir: Path, reference: str) -> JobDir:
 
 
 def load_jobs(jobs_dir: Path) -> Iterator[JobDir]:
-    """Yield every run, oldest first. A directory without a readable record is passed over."""
-    jobs = []
-    for path in jobs_dir.glob(f"*/{RECORD_FILE}"):
-        try:
-            record = _parse_record(path.read_bytes())
-            if record.state is JobState.RUNNING and not _is_held(path.parent):
-                # It may have ended between the two.
-                record = _parse_record(path.read_bytes())
-                record.state = JobState.LOST if record.state is JobState.RUNNING else record.state
-        except (OSError, FormatError):
-            continue
-        jobs.append(JobDir(path.parent, record))
-    yield from sorted(jobs, key=lambda job: (job.record.created, job.record.id))
+    """Yield every run, oldest first, but those whose directory was deleted.
+
+    Raises:
+        ConfigError, FormatError: as `JobsDatabase`.
+    """
+    database = JobsDatabase(jobs_dir)
+    records = database.load()
+    dead = set()
+    for record in records:
+        with suppress(OSError):
+            if record.state is JobState.RUNNING and not _is_held(jobs_dir / record.id):
+                dead.add(record.id)
+    if dead:
+        records = database.load()  # it may have ended between the two
+    for record in records:
+        if record.id in dead and record.state is JobState.RUNNING:
+            record.state = JobState.LOST
+        if (jobs_dir / record.id).is_dir():
+            yield JobDir(jobs_dir / record.id, record)

@@ -25,12 +25,12 @@ from cvmtool.flows.decisions import Gate
 from cvmtool.flows.gpu import refuse_gpus_in_a_dry_run
 from cvmtool.flows.hosts import OpenHost, open_host
 from cvmtool.flows.joblog import JobLog
+from cvmtool.flows.jobrecord import JobState
 from cvmtool.flows.jobs import (
     JOB_FILE,
     MANIFEST_FILE,
     POLICY_FILE,
     JobDir,
-    JobState,
 )
 from cvmtool.flows.launch import Site
 from cvmtool.flows.lifeline import Effort, Lifeline

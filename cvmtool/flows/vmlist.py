@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from cvmtool.config import Settings
 from cvmtool.errors import CvmError, HostError
 from cvmtool.flows.hosts import Host, open_host
-from cvmtool.flows.jobs import JobRecord, JobState, load_jobs
+from cvmtool.flows.jobrecord import JobRecord, JobState
+from cvmtool.flows.jobs import load_jobs
 from cvmtool.flows.lifeline import presence
 from cvmtool.flows.records import MachineRecord, load_record, process_lives, records
 from cvmtool.flows.reporter import Stage

@@ -262,6 +262,7 @@ def test_files_has_every_setting_and_every_name():
     missing = []
     zones = (
         "config",
+        "flows.jobdb",
         "flows.jobs",
         "flows.cases",
         "flows.packs",

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from cvmtool.cli.app import app
 from cvmtool.config import load_settings
 from cvmtool.errors import ConfigError, FormatError
-from cvmtool.flows.jobs import LOG_FILE, JobDir, JobState
+from cvmtool.flows.jobrecord import JobState
+from cvmtool.flows.jobs import LOG_FILE, JobDir
 from cvmtool.formats.control import LogRecord, Stream
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")

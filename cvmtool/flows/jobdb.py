@@ -1,0 +1,201 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""The database of an owner's runs: one SQLite file beside their directories. The only door to sqlite3.
+
+Zone: flows (owner's machine). Any number of processes work with it at once. What is written is on disk when the call returns
+(WAL, synchronous=FULL), whole or not at all, however a process or the machine dies. Each call has a connection of its own, so
+that nothing is held open across threads or forks.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from cvmtool.config import private_dir
+from cvmtool.errors import ConfigError, FormatError
+from cvmtool.flows.attempts import Attempt, SessionNote
+from cvmtool.flows.jobimport import old_records
+from cvmtool.flows.jobrecord import JobRecord, JobState
+
+DATABASE_FILE = "jobs.db"
+_PATIENCE_SECONDS = 30.0  # while another process writes
+
+
+def _records(db: sqlite3.Connection, folder: Path) -> None:
+    for statement in (
+        """CREATE TABLE jobs (
+            id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, simulated INTEGER NOT NULL, state TEXT NOT NULL,
+            created TEXT NOT NULL, machine TEXT NOT NULL, pid INTEGER, finished TEXT, exit_code INTEGER, error TEXT,
+            results TEXT) STRICT""",
+        """CREATE TABLE stages (
+            job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE, position INTEGER NOT NULL, stage TEXT NOT NULL,
+            seconds REAL NOT NULL, PRIMARY KEY (job, position)) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE attempts (
+            job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE, number INTEGER NOT NULL, started TEXT NOT NULL,
+            ended TEXT, cause TEXT, PRIMARY KEY (job, number)) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE sessions (
+            job TEXT NOT NULL, attempt INTEGER NOT NULL, number INTEGER NOT NULL, nonce TEXT NOT NULL,
+            boot TEXT NOT NULL, released INTEGER NOT NULL, PRIMARY KEY (job, attempt, number),
+            FOREIGN KEY (job, attempt) REFERENCES attempts ON DELETE CASCADE) STRICT, WITHOUT ROWID""",
+    ):
+        db.execute(statement)
+    for record in old_records(folder):
+        _save(db, record)
+
+
+_MIGRATIONS: tuple[Callable[[sqlite3.Connection, Path], None], ...] = (_records,)
+"""Each makes of the schema before it the next one, in one transaction. What was released is never changed."""
+SCHEMA_VERSION = len(_MIGRATIONS)
+
+
+class JobsDatabase:
+    """The database of one directory of runs; made, or brought up to date, when it is first used.
+
+    Every method raises ConfigError where the database cannot be used (disk full, no permission, made by a newer cvmtool), and
+    FormatError where it is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.path = folder / DATABASE_FILE
+
+    def save(self, record: JobRecord) -> None:
+        """Write one run's record."""
+        with self._transaction() as db:
+            _save(db, record)
+
+    def load(self) -> list[JobRecord]:
+        """Return every record, oldest first."""
+        if not self._folder.is_dir():
+            return []
+        with self._connection() as db:
+            db.execute("BEGIN")  # all tables as of one moment
+            try:
+                return _load(db)
+            except (LookupError, TypeError) as error:  # rows that do not belong together
+                raise self._damaged(error) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        private_dir(self._folder)
+        with self._connection() as db:
+            db.execute("BEGIN IMMEDIATE")
+            with db:  # commits, or rolls back
+                yield db
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        try:
+            # The files that SQLite puts beside it get its mode.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            with closing(sqlite3.connect(self.path, timeout=_PATIENCE_SECONDS, isolation_level=None)) as db:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = FULL")
+                db.execute("PRAGMA foreign_keys = ON")
+                self._migrate(db)
+                yield db
+        except (sqlite3.OperationalError, OSError) as error:
+            raise ConfigError(f"the database of runs {self.path} cannot be used", detail=str(error)) from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> FormatError:
+        return FormatError(
+            f"the database of runs {self.path} is damaged",
+            detail=str(error),
+            hint="move it away: receipts, evidence, logs and outputs are files in the directories beside it",
+        )
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        version = _version(db)
+        if version > SCHEMA_VERSION:
+            raise ConfigError(
+                f"the database of runs {self.path} has schema {version}; this cvmtool knows {SCHEMA_VERSION}",
+                hint="it was used by a newer cvmtool: use that one",
+            )
+        if version == SCHEMA_VERSION:
+            return
+        db.execute("BEGIN EXCLUSIVE")
+        with db:
+            for number in range(_version(db), SCHEMA_VERSION):  # another process may have been faster
+                _MIGRATIONS[number](db, self._folder)
+                db.execute(f"PRAGMA user_version = {number + 1}")
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+_COLUMNS = (
+    "id",
+    "name",
+    "simulated",
+    "state",
+    "created",
+    "machine",
+    "pid",
+    "finished",
+    "exit_code",
+    "error",
+    "results",
+)
+_SAVE = (
+    f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608 - constants
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[1:])}"
+)
+
+
+def _save(db: sqlite3.Connection, record: JobRecord) -> None:
+    job = record.id
+    db.execute(_SAVE, [_storable(getattr(record, name)) for name in _COLUMNS])
+    db.execute("DELETE FROM stages WHERE job = ?", (job,))
+    db.execute("DELETE FROM attempts WHERE job = ?", (job,))  # and their sessions
+    db.executemany(
+        "INSERT INTO stages VALUES (?, ?, ?, ?)",
+        [(job, position, stage, seconds) for position, (stage, seconds) in enumerate(record.stages.items())],
+    )
+    for number, attempt in enumerate(record.attempts):
+        db.execute(
+            "INSERT INTO attempts VALUES (?, ?, ?, ?, ?)",
+            (job, number, attempt.started, attempt.ended, _storable(attempt.cause)),
+        )
+        db.executemany(
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)",
+            [(job, number, index, note.nonce, note.boot, note.released) for index, note in enumerate(attempt.sessions)],
+        )
+
+
+def _storable(value: object) -> object:
+    """Return a value as SQLite takes it: bytes of a file's name that are no UTF-8 have no place in its texts."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
+
+
+def _load(db: sqlite3.Connection) -> list[JobRecord]:
+    found: dict[str, JobRecord] = {}
+    query = f"SELECT {', '.join(_COLUMNS)} FROM jobs ORDER BY created, id"  # noqa: S608 - constants
+    for row in db.execute(query):
+        values = dict(zip(_COLUMNS, row, strict=True))
+        values |= {"simulated": bool(values["simulated"]), "state": _state(values["state"])}
+        found[values["id"]] = JobRecord(**values)
+    for job, stage, seconds in db.execute("SELECT job, stage, seconds FROM stages ORDER BY job, position"):
+        found[job].stages[stage] = seconds
+    for job, started, ended, cause in db.execute(
+        "SELECT job, started, ended, cause FROM attempts ORDER BY job, number"
+    ):
+        found[job].attempts.append(Attempt(started=started, ended=ended, cause=cause))
+    for job, attempt, nonce, boot, released in db.execute(
+        "SELECT job, attempt, nonce, boot, released FROM sessions ORDER BY job, attempt, number"
+    ):
+        found[job].attempts[attempt].sessions.append(SessionNote(nonce=nonce, boot=boot, released=bool(released)))
+    return list(found.values())
+
+
+def _state(value: str) -> JobState:
+    try:
+        return JobState(value)
+    except ValueError as error:
+        raise FormatError(f"a run's state is {str(value)[:32]!r}; one of {', '.join(JobState)} is required") from error
