@@ -23,7 +23,9 @@ from pathlib import Path
 from cvmtool.errors import CvmError, FormatError
 from cvmtool.formats.control import Stream
 from cvmtool.formats.job import JobManifest
+from cvmtool.formats.jobterms import CHECKPOINT
 from cvmtool.formats.wire import canonical_json
+from cvmtool.guest.ending import Ending
 from cvmtool.guest.log import LogBook
 from cvmtool.guest.oci import NOBODY, mount_points, render_config
 from cvmtool.guest.programs import capture, run
@@ -44,6 +46,7 @@ class Cause(StrEnum):
     EXITED = "exited"
     TIMEOUT = "timeout"
     MEMORY = "memory"
+    STOPPED = "stopped"  # its owner wanted that
     RUNTIME = "runtime"  # it never ran
 
 
@@ -124,31 +127,40 @@ class Cgroup:
         raise OSError(f"{file} has no {key}")
 
 
-def run_container(manifest: JobManifest, packs: dict[str, Path], log: LogBook, rooms: Rooms) -> Outcome:
+def run_container(
+    manifest: JobManifest, mounted: dict[str, Path], log: LogBook, rooms: Rooms, ending: Ending
+) -> Outcome:
     """Run the container to its end; afterwards nothing of it is alive.
 
-    `packs` says where each pack is mounted, by its name. What keeps the container from running ends up in the log.
+    `mounted` says where each pack and volume is, by its name. What keeps the container from running ends up in the log.
     """
     started = _now()
     cgroup = Cgroup(rooms.cgroups / _CGROUP)
     try:
         cgroup.make(manifest)
-        bundle = _prepare(manifest, packs, rooms)
+        bundle = _prepare(manifest, mounted, rooms)
         try:
             process = capture(
                 "crun", f"--root={rooms.work}/crun", "--cgroup-manager=cgroupfs", "run", f"--bundle={bundle}", "job"
             )
-            in_time = _attend(process, log, deadline=time.monotonic() + manifest.limits.seconds)
+            deadline = time.monotonic() + manifest.limits.seconds
+            in_time = _attend(process, log, ending, deadline=deadline, rooms=rooms)
         finally:
             stop_container(rooms)
         code = process.wait()
     except (OSError, CvmError) as error:
         log.add(Stream.STDERR, f"cvmtool: the container cannot be run: {error}\n".encode())
         return Outcome(exit_code=NOT_STARTED, cause=Cause.RUNTIME, started=started, finished=_now())
+    if ending.wanted:
+        return Outcome(exit_code=_exit_code(code), cause=Cause.STOPPED, started=started, finished=_now())
     if not in_time:
         return Outcome(exit_code=TIMED_OUT, cause=Cause.TIMEOUT, started=started, finished=_now())
     cause = Cause.MEMORY if cgroup.out_of_memory else Cause.EXITED
-    return Outcome(exit_code=code if code >= 0 else 128 - code, cause=cause, started=started, finished=_now())
+    return Outcome(exit_code=_exit_code(code), cause=cause, started=started, finished=_now())
+
+
+def _exit_code(code: int) -> int:
+    return code if code >= 0 else 128 - code
 
 
 def stop_container(rooms: Rooms) -> None:
@@ -163,7 +175,7 @@ def stop_container(rooms: Rooms) -> None:
     run("umount", str(rooms.work / _ROOT))
 
 
-def _prepare(manifest: JobManifest, packs: dict[str, Path], rooms: Rooms) -> Path:
+def _prepare(manifest: JobManifest, mounted: dict[str, Path], rooms: Rooms) -> Path:
     """Mount the root file system and the outputs, write the bundle, return its path.
 
     Raises:
@@ -175,7 +187,7 @@ def _prepare(manifest: JobManifest, packs: dict[str, Path], rooms: Rooms) -> Pat
         directory.mkdir(parents=True, exist_ok=True)
     size = f"size={manifest.limits.outputs_mib}m"
     _mount("tmpfs", rooms.outputs, f"nosuid,nodev,noexec,mode=0700,uid={NOBODY},gid={NOBODY},{size}", source="outputs")
-    lower = f"{skeleton}:{packs[manifest.container_pack.name]}"
+    lower = f"{skeleton}:{mounted[manifest.container_pack.name]}"
     _mount("overlay", root, f"ro,nosuid,nodev,lowerdir={lower}", source="root")
     release = os.uname().release.split(".")
     try:
@@ -185,8 +197,9 @@ def _prepare(manifest: JobManifest, packs: dict[str, Path], rooms: Rooms) -> Pat
     config = render_config(
         manifest,
         root=root,
-        inputs={pack.name: packs[pack.name] for pack in manifest.inputs},
+        inputs={pack.name: mounted[pack.name] for pack in manifest.inputs},
         outputs=rooms.outputs,
+        checkpoint=mounted[CHECKPOINT] if manifest.checkpoint else None,
         seccomp=convert_profile(rooms.seccomp.read_bytes(), kernel=kernel),
         cgroup=f"/{_CGROUP}/container",
     )
@@ -200,28 +213,38 @@ def _mount(kind: str, point: Path, options: str, *, source: str) -> None:
         raise OSError(f"{kind} cannot be mounted on {point}: {mounted.complaint}")
 
 
-def _attend(process: subprocess.Popen[bytes], log: LogBook, *, deadline: float) -> bool:
-    """Copy both output streams into the log until the container ends (True) or the deadline has come (False)."""
+def _attend(process: subprocess.Popen[bytes], log: LogBook, ending: Ending, *, deadline: float, rooms: Rooms) -> bool:
+    """Copy both output streams into the log until the container ends (True) or its time is over (False)."""
+    gone = os.pidfd_open(process.pid)
     with selectors.DefaultSelector() as selector:
-        for stream, pipe in ((Stream.STDOUT, process.stdout), (Stream.STDERR, process.stderr)):
-            if pipe is not None:
-                selector.register(pipe, selectors.EVENT_READ, stream)
-        while selector.get_map():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            for key, _ in selector.select(left):
-                data = os.read(key.fd, _PIECE)
-                if data:
-                    log.add(key.data, data)
-                else:
+        try:
+            selector.register(ending.descriptor, selectors.EVENT_READ, ending)
+            streams = {Stream.STDOUT: process.stdout, Stream.STDERR: process.stderr}
+            for stream, pipe in streams.items():
+                if pipe is not None:
+                    selector.register(pipe, selectors.EVENT_READ, stream)
+            while True:
+                left = ending.limit(deadline) - time.monotonic()
+                if left <= 0:
+                    return False
+                for key, _ in selector.select(left):
+                    if key.data is process:
+                        return True
+                    if key.data is ending:
+                        selector.unregister(ending.descriptor)
+                        # The first process of a PID namespace gets it only if it has a handler: one without is killed later.
+                        run("crun", f"--root={rooms.work}/crun", "kill", "job", "TERM")
+                        continue
+                    data = os.read(key.fd, _PIECE)
+                    if data:
+                        log.add(key.data, data)
+                        continue
                     selector.unregister(key.fileobj)
-    # It may have closed its streams and work on.
-    try:
-        process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+                    del streams[key.data]
+                    if not streams:  # it may have closed them and work on
+                        selector.register(gone, selectors.EVENT_READ, process)
+        finally:
+            os.close(gone)
 
 
 def _now() -> str:

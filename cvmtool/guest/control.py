@@ -19,6 +19,7 @@ from cvmtool.errors import FormatError
 from cvmtool.formats.control import CONTROL_ADDRESS, ControlError, Op
 from cvmtool.formats.evidence import MAX_CERT_TABLE
 from cvmtool.formats.job import MAX_MANIFEST
+from cvmtool.formats.jobterms import MAX_GRACE
 from cvmtool.formats.release import MAX_SECRETS
 from cvmtool.formats.volume import epoch_from
 from cvmtool.formats.wire import (
@@ -148,9 +149,12 @@ class ControlService:
                 return {}, self._life.job.fetch(name, natural(request, "offset", what=what))
             case Op.COMMIT:
                 named = typed(request, "epochs", dict, what=what)
-                self._life.machine.commit({name: epoch_from(epoch) for name, epoch in named.items()})
+                self._life.role.commit({name: epoch_from(epoch) for name, epoch in named.items()})
                 return {}, None
-            case Op.STOP | Op.EXEC | Op.TUNNEL:
+            case Op.STOP:
+                self._life.job.stop(natural(request, "grace_seconds", what=what, most=MAX_GRACE))
+                return {}, None
+            case Op.EXEC | Op.TUNNEL:
                 raise RefusedError(ControlError.ACCESS, f"this guest does not do {op.value}")
             case Op.POWEROFF:
                 return {}, None

@@ -17,11 +17,14 @@ from cvmtool.formats.control import ControlError, Stage
 from cvmtool.formats.dsse import Envelope
 from cvmtool.formats.job import JobManifest
 from cvmtool.formats.release import Secrets
+from cvmtool.formats.volume import Epoch
 from cvmtool.formats.wire import JsonObject
 from cvmtool.guest import unlock
 from cvmtool.guest.attest import Attested
 from cvmtool.guest.console import Console, Word
 from cvmtool.guest.container import Outcome, Rooms, run_container, stop_container
+from cvmtool.guest.drawer import Drawer
+from cvmtool.guest.ending import Ending
 from cvmtool.guest.keys import BootKeys
 from cvmtool.guest.log import LogBook
 from cvmtool.guest.outputs import Accepted, Rejected, collect
@@ -38,8 +41,9 @@ class Hands:
     open_packs: Callable[[JobManifest, dict[str, bytearray], unlock.Places], dict[str, int]] = unlock.open_packs
     close_packs: Callable[[JobManifest, unlock.Places], None] = unlock.close_packs
     find_damage: Callable[[JobManifest, unlock.Places], unlock.Damage | None] = unlock.find_damage
-    run_container: Callable[[JobManifest, dict[str, Path], LogBook, Rooms], Outcome] = run_container
+    run_container: Callable[[JobManifest, dict[str, Path], LogBook, Rooms, Ending], Outcome] = run_container
     stop_container: Callable[[Rooms], None] = stop_container
+    make_drawer: Callable[[JobManifest], Drawer] = Drawer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,8 @@ class _Results:
     rejected: list[Rejected]
     receipt: Envelope
     damage: unlock.Damage | None
+    checkpoint: RefusedError | None
+    """What is wrong with the checkpoint volume."""
 
 
 class Job:
@@ -79,6 +85,8 @@ class Job:
         self._released: Attested | None = None
         self._log: LogBook | None = None
         self._results: _Results | None = None
+        self._ending = Ending()
+        self._drawer = self._hands.make_drawer(manifest)
 
     def status(self) -> JsonObject:
         """Return the stage and, when done, the exit code."""
@@ -86,15 +94,20 @@ class Job:
         return {"stage": self._stage.value, "exit_code": results.outcome.exit_code if results else None}
 
     def release(self, secrets: Secrets, attested: Attested) -> dict[str, int]:
-        """Open every pack; return milliseconds by pack name. The receipt shows the session in which that was done.
+        """Open every pack, and the checkpoint volume; return milliseconds by name. The receipt shows this session.
 
         Raises:
-            RefusedError: `order`, or what `unlock.open_packs` says.
+            RefusedError: `order`, or what `unlock.open_packs` and `Drawer.open` say; then all are closed again.
         """
         with self._changing:
             self._require(Stage.CONFIGURED)
             passphrases = {root: bytearray(passphrase) for root, passphrase in secrets.packs.items()}
             timings = self._hands.open_packs(self._manifest, passphrases, self._places)
+            try:
+                timings |= self._drawer.open(secrets)
+            except RefusedError:
+                self._hands.close_packs(self._manifest, self._places)
+                raise
             self._released = replace(attested, evidence=replace(attested.evidence, cert_table=self._certificates))
             self._stage = Stage.UNLOCKED
             return timings
@@ -114,6 +127,24 @@ class Job:
             self._console.say(Word.RUNNING)
             threading.Thread(target=self._work, args=(self._log,), name="job").start()
 
+    def stop(self, grace_seconds: float) -> None:
+        """Have the container end: asked at once, killed after the grace. Idempotent.
+
+        Raises:
+            RefusedError: `order`: it has not begun.
+        """
+        if self._stage not in {Stage.RUNNING, Stage.DONE}:
+            raise RefusedError(ControlError.ORDER, f"the stage is {self._stage.value}; running is required")
+        self._ending.ask(grace_seconds)
+
+    def commit(self, epochs: dict[str, Epoch]) -> None:
+        """Write the checkpoint volume to its disk with its mark; the container works on.
+
+        Raises:
+            RefusedError: `order`: no such volume is open; `volume-integrity`.
+        """
+        self._drawer.commit(epochs)
+
     def follow_log(self, offset: int) -> Iterator[bytes]:
         """Yield the log from byte `offset` until the container has ended.
 
@@ -128,7 +159,7 @@ class Job:
         """Return what the job came to.
 
         Raises:
-            RefusedError: `order`, or `pack-integrity` when the host has changed a pack under the running job.
+            RefusedError: `order`; `pack-integrity` or `volume-integrity` when the host has changed a disk under the running job.
         """
         results = self._require_results()
         log = self._log
@@ -159,14 +190,16 @@ class Job:
             OSError: the container would not end.
         """
         self._hands.stop_container(self._rooms)
+        self._drawer.close()
         self._hands.close_packs(self._manifest, self._places)
 
     def _work(self, log: LogBook) -> None:
         manifest = self._manifest
-        packs = {pack.name: self._places.mount_point(pack) for pack in manifest.packs}
-        outcome = self._hands.run_container(manifest, packs, log, self._rooms)
+        mounted = {pack.name: self._places.mount_point(pack) for pack in manifest.packs} | self._drawer.mounted()
+        outcome = self._hands.run_container(manifest, mounted, log, self._rooms, self._ending)
         log.end()
         damage = self._hands.find_damage(manifest, self._places)
+        checkpoint = self._drawer.find_damage()
         accepted, rejected = collect(manifest.outputs, self._rooms.outputs)
         released = self._released
         if released is None:
@@ -187,6 +220,7 @@ class Job:
                 rejected=rejected,
                 receipt=receipt,
                 damage=damage,
+                checkpoint=checkpoint,
             )
             self._stage = Stage.DONE
         self._console.say(Word.DONE)
@@ -202,4 +236,6 @@ class Job:
         if damage is not None:
             detail = f"{damage.detail}; what the job made of it is not to be trusted"
             raise RefusedError(ControlError.PACK_INTEGRITY, detail, pack=damage.pack)
+        if self._results.checkpoint is not None:
+            raise self._results.checkpoint
         return self._results

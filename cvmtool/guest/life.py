@@ -124,16 +124,13 @@ class Life:
         return role
 
     @property
-    def machine(self) -> Machine:
-        """The machine.
+    def role(self) -> Job | Machine:
+        """What this guest is.
 
         Raises:
-            RefusedError: `order`: there is none, or not yet.
+            RefusedError: `order`: not known yet.
         """
-        role = self._require_role()
-        if not isinstance(role, Machine):
-            raise RefusedError(ControlError.ORDER, "this guest was launched for a job")
-        return role
+        return self._require_role()
 
     def forget(self) -> None:
         """End what runs and close every disk, so that the kernel drops their keys. The guest is about to end.

@@ -14,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cvmtool.formats.job import JobManifest
+from cvmtool.formats.jobterms import CHECKPOINT
 from cvmtool.formats.wire import JsonObject
 
 NOBODY = 65_534  # uid and gid
@@ -32,7 +33,8 @@ _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tr
 def mount_points(manifest: JobManifest) -> tuple[str, ...]:
     """Return the directories, relative to the root, that the container's mounts need and an image may lack."""
     inputs = tuple(f"inputs/{pack.name}" for pack in manifest.inputs)
-    return ("proc", "sys", "dev", "tmp", "inputs", "outputs", "scratch", *inputs)
+    checkpoint = (CHECKPOINT,) if manifest.checkpoint else ()
+    return ("proc", "sys", "dev", "tmp", "inputs", "outputs", "scratch", *checkpoint, *inputs)
 
 
 def render_config(
@@ -41,6 +43,7 @@ def render_config(
     root: Path,
     inputs: dict[str, Path],
     outputs: Path,
+    checkpoint: Path | None,
     seccomp: JsonObject,
     cgroup: str,
 ) -> JsonObject:
@@ -51,6 +54,7 @@ def render_config(
         root: the container's root file system; it must have every one of `mount_points`.
         inputs: where each input pack is mounted, by its name.
         outputs: the directory that becomes /outputs.
+        checkpoint: the directory that becomes /checkpoint, if the job has one.
         seccomp: from `convert_profile`.
         cgroup: the container's cgroup, from the root of the hierarchy.
     """
@@ -73,7 +77,7 @@ def render_config(
                 {"type": "RLIMIT_NOFILE", "hard": 65_536, "soft": 65_536},
             ],
         },
-        "mounts": _mounts(manifest, inputs, outputs),
+        "mounts": _mounts(manifest, inputs, outputs, checkpoint),
         "linux": {
             "namespaces": [{"type": kind} for kind in _NAMESPACES],
             "cgroupsPath": cgroup,
@@ -90,7 +94,7 @@ def render_config(
     }
 
 
-def _mounts(manifest: JobManifest, inputs: dict[str, Path], outputs: Path) -> list[JsonObject]:
+def _mounts(manifest: JobManifest, inputs: dict[str, Path], outputs: Path, checkpoint: Path | None) -> list[JsonObject]:
     limits = manifest.limits
     tmp_mib = max(_LEAST_TMP_MIB, limits.scratch_mib)
     # Memory-backed mounts count towards the container's memory limit, as everything does that it writes.
@@ -106,6 +110,8 @@ def _mounts(manifest: JobManifest, inputs: dict[str, Path], outputs: Path) -> li
         mounts.append(_mount("/scratch", "tmpfs", "nosuid", "nodev", *owner, f"size={limits.scratch_mib}m"))
     mounts += [_bind(path, f"/inputs/{name}", "ro") for name, path in sorted(inputs.items())]
     mounts.append(_bind(outputs, "/outputs", "rw", "noexec"))
+    if checkpoint is not None:
+        mounts.append(_bind(checkpoint, f"/{CHECKPOINT}", "rw", "noexec"))
     return mounts
 
 

@@ -52,6 +52,8 @@ class Places:
     """File systems with their marks, for the agent alone."""
     volumes: Path = Path("/run/cvmtool/volumes")
     """What the owner sees of them."""
+    user: int = OWNER_ID
+    """uid and gid of whoever writes what they hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +203,7 @@ def _format(volume: Volume, device: Path, passphrase: bytearray, places: Places)
     _mount(volume, "-t", "btrfs", "-o", _OPTIONS, mapped, places=places)
     data = places.whole / volume.name / _DATA
     data.mkdir(mode=0o700)
-    os.chown(data, OWNER_ID, OWNER_ID)
+    os.chown(data, places.user, places.user)
     return header
 
 

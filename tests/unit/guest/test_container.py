@@ -13,6 +13,7 @@ import pytest
 from cvmtool.formats.control import LogReader, Stream
 from cvmtool.guest import container, programs
 from cvmtool.guest.container import Cause, Cgroup, Rooms, run_container, stop_container
+from cvmtool.guest.ending import Ending
 from cvmtool.guest.log import LogBook
 from cvmtool.guest.programs import Ended
 from tests.unit.guest import samples
@@ -31,10 +32,15 @@ class Machine:
         (self.cgroup / "memory.events").write_text("low 0\noom 0\noom_kill 0\n")
         self.log = LogBook(root / "log", limit=1 << 20)
         self.script = "true"
-        self.mounts, self.argv, self.process = [], None, None
+        self.ending = Ending()
+        self.mounts, self.killed, self.argv, self.process = [], [], None, None
         self.mount_code = 0
 
     def run(self, *argv, **_):
+        if argv[0] == "crun":
+            self.killed.append(argv)
+            self.process.terminate()
+            return Ended(code=0, output="", complaint="")
         self.mounts.append(argv)
         return Ended(code=self.mount_code, output="", complaint="no")
 
@@ -55,7 +61,7 @@ class Machine:
     def go(self, **limits):
         manifest = samples.manifest(limits=dataclasses.replace(samples.manifest().limits, **limits))
         packs = {pack.name: self.rooms.work / pack.name for pack in manifest.packs}
-        outcome = run_container(manifest, packs, self.log, self.rooms)
+        outcome = run_container(manifest, packs, self.log, self.rooms, self.ending)
         self.log.end()
         return outcome
 
@@ -78,6 +84,42 @@ def test_exit_code_and_both_streams(machine):
     assert outcome.started <= outcome.finished
     found = {record.stream: record.data for record in machine.records()}
     assert found == {Stream.STDOUT: b"out\n", Stream.STDERR: b"err\n"}
+
+
+def test_what_handles_the_signal_ends_in_its_own_way(machine):
+    machine.script = "trap 'echo saved; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    threading.Thread(target=ask_when_ready, args=(machine, 60), daemon=True).start()
+    outcome = machine.go()
+    assert (outcome.exit_code, outcome.cause) == (0, Cause.STOPPED)
+    assert b"".join(record.data for record in machine.records()) == b"ready\nsaved\n"
+    ((crun, root, *words),) = machine.killed
+    assert (crun, root, words) == ("crun", f"--root={machine.rooms.work}/crun", ["kill", "job", "TERM"])
+
+
+def test_what_does_not_heed_the_signal_is_killed_when_its_grace_is_over(machine):
+    machine.script = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
+    threading.Thread(target=ask_when_ready, args=(machine, 0.2), daemon=True).start()
+    outcome = machine.go()
+    assert (outcome.exit_code, outcome.cause) == (137, Cause.STOPPED)
+
+
+def test_an_end_asked_for_before_the_start_still_comes(machine):
+    machine.script = "exec sleep 60"
+    machine.ending.ask(60)
+    assert machine.go().cause is Cause.STOPPED
+
+
+def ask_when_ready(machine, grace_seconds):
+    while machine.log.size == 0:
+        time.sleep(0.01)
+    machine.ending.ask(grace_seconds)
+
+
+def test_what_closes_its_streams_is_waited_for_and_can_be_stopped(machine):
+    machine.script = "exec >&- 2>&-; exec sleep 60"
+    threading.Timer(0.3, machine.ending.ask, (60,)).start()
+    outcome = machine.go()
+    assert (outcome.exit_code, outcome.cause) == (143, Cause.STOPPED)
 
 
 def test_bundle_names_the_job_and_the_kernel_s_seccomp(machine):

@@ -17,11 +17,11 @@ from cvmtool.guest.refusal import RefusedError
 
 
 class FakeLife:
-    """A life whose job, and whose machine, it is itself."""
+    """A life whose job, and whose role, it is itself."""
 
     def __init__(self):
         self.did = []
-        self.job = self.machine = self
+        self.job = self.role = self
 
     def status(self):
         return {"stage": "waiting", "exit_code": None}
@@ -39,6 +39,9 @@ class FakeLife:
 
     def run(self):
         self.did.append(("run",))
+
+    def stop(self, grace_seconds):
+        self.did.append(("stop", grace_seconds))
 
     def results(self):
         raise RefusedError(ControlError.ORDER, "not yet")
@@ -115,6 +118,8 @@ def test_commit(service, life):
     epoch = Epoch(counter=3, mark="0b" * 32)
     assert ask(service, op="commit", epochs={"data": epoch.to_json()})[0] == {"ok": True}
     assert life.did[-1] == ("commit", {"data": epoch})
+    assert ask(service, op="stop", grace_seconds=30)[0] == {"ok": True}
+    assert life.did[-1] == ("stop", 30)
     assert ask(service, op="commit", epochs={"gone": epoch.to_json()})[0] == {
         "ok": False,
         "error": "volume-integrity",
@@ -143,6 +148,8 @@ BAD = {
     "name of another type": json_frame({"op": "fetch", "name": 1, "offset": 0}),
     "not base64": json_frame({"op": "configure", "manifest": "*", "certificates": ""}),
     "no certificates": json_frame({"op": "configure", "manifest": ""}),
+    "no grace": json_frame({"op": "stop"}),
+    "too much grace": json_frame({"op": "stop", "grace_seconds": 3601}),
     "no epochs": json_frame({"op": "commit"}),
     "epochs of another type": json_frame({"op": "commit", "epochs": []}),
     "no epoch": json_frame({"op": "commit", "epochs": {"data": {"counter": 1}}}),

@@ -150,7 +150,6 @@ def life():
         release_info(report_data=SESSION, host_data=manifest.host_data),
     )
     made.configured = lambda: made.configure(manifest.encode(), certificates=b"")
-    made.role = role
     return made
 
 

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import threading
+import time
+from pathlib import Path
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -20,10 +22,12 @@ from cvmtool.formats.evidence import Evidence, host_data, report_data
 from cvmtool.formats.job import OutputKind
 from cvmtool.formats.receipt import InputDigest, parse_statement
 from cvmtool.formats.release import Secrets, release_info
+from cvmtool.formats.volume import Epoch
 from cvmtool.formats.wire import canonical_json
 from cvmtool.guest.attest import Attested
 from cvmtool.guest.console import Console
 from cvmtool.guest.container import Cause, Outcome, Rooms
+from cvmtool.guest.drawer import Drawer
 from cvmtool.guest.job import Hands, Job
 from cvmtool.guest.keys import BootKeys
 from cvmtool.guest.life import Life
@@ -73,7 +77,9 @@ class Guest:
             find_damage=lambda manifest, places: self.damage,
             run_container=self.run_container,
             stop_container=lambda rooms: self.did.append("stop"),
+            make_drawer=lambda manifest: self.drawer,
         )
+        self.drawer = Drawer(MANIFEST)
         self.console = root / "console"
         self.console.touch()
         self.said = []
@@ -101,8 +107,9 @@ class Guest:
         self.opened.append({root: bytes(key) for root, key in passphrases.items()})
         return {"tools": 5}
 
-    def run_container(self, manifest, packs, log, rooms):
+    def run_container(self, manifest, mounted, log, rooms, ending):
         self.did.append("run")
+        self.mounted, self.ending = mounted, ending
         log.add(Stream.STDOUT, b"hello")
         (rooms.outputs / "metrics.json").write_text("{}")
         (rooms.outputs / "left").write_text("x")
@@ -207,7 +214,79 @@ def test_configure_and_run_may_be_repeated(guest):
 
 def test_a_job_commits_no_volumes(guest):
     guest.reach(Stage.UNLOCKED)
-    assert refused(lambda: guest.life.machine) is ControlError.ORDER
+    assert (
+        refused(lambda: guest.life.role.commit({"checkpoint": Epoch(counter=1, mark="00" * 32)})) is ControlError.ORDER
+    )
+
+
+class PretendedDrawer:
+    """A checkpoint volume that is opened, marked and closed, or refused."""
+
+    def __init__(self, did):
+        self.did, self.refusal, self.damage = did, None, None
+
+    def open(self, secrets):
+        if self.refusal:
+            raise self.refusal
+        self.did.append("open checkpoint")
+        return {"checkpoint": 7}
+
+    def mounted(self):
+        return {"checkpoint": Path("/checkpoint-of-the-guest")}
+
+    def commit(self, epochs):
+        self.did.append(("commit", epochs))
+
+    def find_damage(self):
+        return self.damage
+
+    def close(self):
+        self.did.append("close checkpoint")
+
+
+@pytest.fixture
+def keeping(guest):
+    guest.drawer = PretendedDrawer(guest.did)
+    return guest
+
+
+def test_a_checkpoint_is_open_while_the_container_runs(keeping):
+    keeping.reach(Stage.CONFIGURED)
+    assert keeping.life.release(seal(keeping.session)) == {"tools": 5, "checkpoint": 7}
+    keeping.job.run()
+    epochs = {"checkpoint": Epoch(counter=2, mark="00" * 32)}
+    keeping.life.role.commit(epochs)
+    keeping.finish()
+    assert keeping.mounted["checkpoint"] == Path("/checkpoint-of-the-guest")
+    keeping.life.forget()
+    assert keeping.did == ["open checkpoint", "run", ("commit", epochs), "stop", "close checkpoint", "close"]
+
+
+def test_packs_are_closed_when_the_checkpoint_is_refused(keeping):
+    keeping.drawer.refusal = RefusedError(ControlError.VOLUME_ROLLED_BACK, "old", volume="checkpoint")
+    keeping.reach(Stage.CONFIGURED)
+    assert refused(keeping.life.release, seal(keeping.session)) is ControlError.VOLUME_ROLLED_BACK
+    assert keeping.did == ["close"]
+    assert keeping.life.status()["stage"] == "configured"
+
+
+def test_nothing_leaves_that_a_changed_checkpoint_led_to(keeping):
+    keeping.drawer.damage = RefusedError(ControlError.VOLUME_INTEGRITY, "changed", volume="checkpoint")
+    keeping.reach(Stage.DONE)
+    assert refused(keeping.job.results) is ControlError.VOLUME_INTEGRITY
+    assert refused(keeping.job.fetch, "metrics.json", 0) is ControlError.VOLUME_INTEGRITY
+
+
+def test_a_container_is_stopped_once_it_runs(guest):
+    guest.reach(Stage.UNLOCKED)
+    assert refused(guest.job.stop, 5) is ControlError.ORDER
+    guest.job.run()
+    guest.job.stop(5)
+    guest.job.stop(500)
+    assert guest.ending.wanted
+    assert guest.ending.limit(float("inf")) - time.monotonic() <= 5
+    guest.finish()
+    guest.job.stop(5)
 
 
 def test_manifest_that_the_launch_does_not_commit_to(guest):

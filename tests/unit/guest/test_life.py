@@ -62,9 +62,9 @@ def test_a_machine(make, tmp_path):
     life = make(MANIFEST.encode())
     assert life.status() == {"stage": "waiting", "exit_code": None}
     life.configure(MANIFEST.encode(), certificates=b"")
-    machine = life.machine
+    machine = life.role
     life.configure(MANIFEST.encode(), certificates=b"")
-    assert life.machine is machine
+    assert life.role is machine
     assert life.status()["stage"] == "configured"
     assert (tmp_path / "console").read_text() == "CVM-STAGE attested\n"
 
@@ -77,7 +77,7 @@ def test_a_machine_has_no_job(make):
 
 def test_before_the_manifest_there_is_nothing(make):
     life = make(MANIFEST.encode())
-    for call in (lambda: life.job, lambda: life.machine, lambda: life.release(b"")):
+    for call in (lambda: life.job, lambda: life.role, lambda: life.release(b"")):
         assert refused(call) is ControlError.ORDER
     life.forget()
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cvmtool.formats.jobterms import Checkpoint
 from cvmtool.formats.pack import Role
+from cvmtool.formats.volume import Volume
 from cvmtool.formats.wire import canonical_json
 from cvmtool.guest.oci import mount_points, render_config
 from tests.unit.guest import samples
@@ -18,6 +20,7 @@ def render(**changes):
         root=Path("/run/root"),
         inputs={pack.name: Path("/run/packs") / pack.name for pack in manifest.inputs},
         outputs=Path("/run/outputs"),
+        checkpoint=Path("/run/volumes/checkpoint") if manifest.checkpoint else None,
         seccomp={"defaultAction": "SCMP_ACT_ERRNO"},
         cgroup="/job/container",
     )
@@ -51,6 +54,16 @@ def test_namespaces_are_all_new_and_the_network_is_empty():
     linux = render()["linux"]
     assert {item["type"] for item in linux["namespaces"]} == {"pid", "ipc", "uts", "mount", "network", "cgroup"}
     assert all(item.keys() == {"type"} for item in linux["namespaces"])  # a path would join an existing one
+
+
+def test_a_checkpoint_is_writable_where_the_job_has_one():
+    volume = Volume(name="checkpoint", luks_uuid="00112233-4455-6677-8899-aabbccddeeff", size=1 << 30, create=True)
+    changes = {"checkpoint": Checkpoint(volume=volume, grace_seconds=5)}
+    mount = mounts(render(**changes))["/checkpoint"]
+    assert mount["source"] == "/run/volumes/checkpoint"
+    assert {"rw", "noexec", "nosuid", "nodev"} <= set(mount["options"])
+    assert "checkpoint" in mount_points(samples.manifest(**changes))
+    assert "/checkpoint" not in mounts(render())
 
 
 def test_nothing_is_writable_but_memory_and_outputs():
