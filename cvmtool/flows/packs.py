@@ -20,7 +20,7 @@ from cvmtool.data.pack import TarSource, TreeSource, make_pack
 from cvmtool.data.sealed import Progress
 from cvmtool.errors import ConfigError, FormatError
 from cvmtool.formats.pack import PackDescriptor, Role, parse_pack_descriptor
-from cvmtool.formats.packheader import PackHeader
+from cvmtool.formats.packheader import PackHeader, tree_content
 from cvmtool.formats.wire import lp, parse_json
 from cvmtool.owner.keystore import OwnerKeys
 
@@ -131,9 +131,8 @@ def tree_digest(path: Path) -> bytes:
         raise ConfigError(f"{path} does not exist", hint="check the paths under inputs: in the job file")
     if path.is_symlink() and not path.is_dir():
         raise ConfigError(f"{path} is a link to a file", hint=f"name the file itself: {path.resolve()}")
-    digest = hashlib.sha256()
-    entries = sorted(_below(path), key=os.fsencode) if path.is_dir() else [path]
-    for entry in entries:
+    contents = []
+    for entry in _below(path) if path.is_dir() else [path]:
         name = os.fsencode(entry.relative_to(path) if entry != path else Path(entry.name))
         try:
             if entry.is_symlink():
@@ -148,10 +147,10 @@ def tree_digest(path: Path) -> bytes:
                 raise ConfigError(f"{entry} is neither a file nor a directory nor a link")
         except OSError as error:
             raise ConfigError(f"{entry} cannot be read", detail=str(error)) from error
-        digest.update(lp(kind, name, content))
-    if not entries:
+        contents.append((kind, name, content))
+    if not contents:
         raise ConfigError(f"{path} is empty; an input needs at least one file")
-    return digest.digest()
+    return tree_content(contents)
 
 
 def _below(folder: Path) -> Iterator[Path]:

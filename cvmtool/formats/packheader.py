@@ -9,9 +9,10 @@ Spec: docs/protocol.md section 10.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TypeVar
@@ -255,6 +256,19 @@ def text(value: object, *, what: str) -> str:
 def moment(when: dt.datetime) -> str:
     """Return a moment with its zone as it stands in a header."""
     return when.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def tree_content(entries: Iterable[tuple[bytes, bytes, bytes]]) -> bytes:
+    """Return the digest (SHA-256) of a tree's content.
+
+    Args:
+        entries: kind (`f` file, `x` executable file, `d` directory, `l` link), path from the tree's root, and of a file the
+            SHA-256 of its bytes, of a link its target, of a directory nothing.
+    """
+    digest = hashlib.sha256()
+    for kind, name, content in sorted(entries, key=lambda entry: entry[1]):
+        digest.update(lp(kind, name, content))
+    return digest.digest()
 
 
 def _content(value: JsonObject) -> Content:

@@ -29,6 +29,7 @@ _OWNER = b"cvmtool/v1/owner-ssh"
 _PACK = b"cvmtool/v1/pack-passphrase"
 _VOLUME = b"cvmtool/v1/volume-passphrase"
 _LAUNCH = b"cvmtool/v1/launch-id-key"
+_SCRUB = b"cvmtool/v1/scrub-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ class OwnerKeys:
     def volume_passphrase(self, luks_uuid: str) -> bytes:
         """Return the passphrase (32 bytes) of the volume with that LUKS UUID."""
         return self._derive(lp(_VOLUME, luks_uuid.encode("ascii")), PASSPHRASE_SIZE)
+
+    def scrub_key(self, name: str) -> bytes:
+        """Return the key (32 bytes) of hashes and tokens of the pipelines that name it so."""
+        return self._derive(lp(_SCRUB, name.encode("utf-8")), 32)
 
     def launch_key(self) -> ec.EllipticCurvePrivateKey:
         """Return the ID key (P-384) that signs the launches of this owner: firmware takes no Ed25519."""

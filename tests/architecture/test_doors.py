@@ -23,6 +23,9 @@ DOORS: dict[str, set[str]] = {
     "lxml": {"owner/rim.py"},
     "signxml": {"owner/rim.py"},
     "pynvml": {"guest/gpu.py"},
+    "re2": {"data/patterns.py"},
+    "presidio_analyzer": {"data/presidio.py"},
+    "spacy": {"data/presidio.py"},
     "subprocess": {"data/tools.py", "guest/container.py", "guest/programs.py", "host/accelerator.py", "image/run.py"}
     | {"host/doctor/local.py", "host/doctor/trial.py"},
     # One module talks to a network by itself (ADR-0015): packages come through apt and pip.
