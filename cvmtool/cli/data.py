@@ -7,6 +7,7 @@ Zone: cli.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Seal data into packs that only an attested guest opens.", no_args_is_help=True)
 
 _PackArgument = Annotated[Path, typer.Argument(help="A pack file.", metavar="PACK")]
+_Name = Annotated[str | None, typer.Option("--name", help="The pack's name in a job.")]
+_MetadataFile = Annotated[
+    Path | None, typer.Option("--metadata", help="What to say of it, as TOML; options win.", metavar="FILE")
+]
+_Owner = Annotated[str | None, typer.Option("--owner", help="Whose data it is, in words.")]
+_Sensitivity = Annotated[Sensitivity | None, typer.Option("--sensitivity", help="Who would be hurt if it came out.")]
+_Origin = Annotated[str | None, typer.Option("--origin", help="Where it comes from.")]
+_Handling = Annotated[str | None, typer.Option("--handling", help="What may be done with it.")]
+_Licence = Annotated[str | None, typer.Option("--licence", help="Under which licence it is.")]
+_Force = Annotated[bool, typer.Option("--force", help="Replace a pack that is there.")]
 
 
 @app.command()
@@ -30,7 +41,7 @@ def pack(
     ],
     *,
     out: Annotated[Path, typer.Option("--out", help="The pack to write; its header goes beside it.", metavar="PACK")],
-    name: Annotated[str | None, typer.Option("--name", help="The pack's name in a job.")] = None,
+    name: _Name = None,
     kind: Annotated[
         ContentKind | None,
         typer.Option("--kind", help="What it is; a model is checked: safetensors, no pickle. [default: tree]"),
@@ -38,20 +49,16 @@ def pack(
     digest: Annotated[
         str | None, typer.Option("--digest", help="Of an image's manifest.", metavar="sha256:HEX")
     ] = None,
-    metadata: Annotated[
-        Path | None, typer.Option("--metadata", help="What to say of it, as TOML; options win.", metavar="FILE")
-    ] = None,
-    owner: Annotated[str | None, typer.Option("--owner", help="Whose data it is, in words.")] = None,
-    sensitivity: Annotated[
-        Sensitivity | None, typer.Option("--sensitivity", help="Who would be hurt if it came out.")
-    ] = None,
-    origin: Annotated[str | None, typer.Option("--origin", help="Where it comes from.")] = None,
-    handling: Annotated[str | None, typer.Option("--handling", help="What may be done with it.")] = None,
-    licence: Annotated[str | None, typer.Option("--licence", help="Under which licence it is.")] = None,
+    metadata: _MetadataFile = None,
+    owner: _Owner = None,
+    sensitivity: _Sensitivity = None,
+    origin: _Origin = None,
+    handling: _Handling = None,
+    licence: _Licence = None,
     made_from: Annotated[
         list[Path] | None, typer.Option("--made-from", help="A pack that it was made from.", metavar="PACK")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a pack that is there.")] = False,
+    force: _Force = False,
     as_json: Json = False,
 ) -> None:
     """Seal a directory: compressed, encrypted (LUKS2), under a hash tree (dm-verity). Needs no root."""
@@ -68,7 +75,7 @@ def pack(
             f"{source} is {'an' if is_image else 'no'} OCI image; --kind {kind.value} is another thing",
             hint="an image is named oci:DIR or oci-archive:FILE",
         )
-    said = {"owner": owner, "sensitivity": sensitivity, "origin": origin, "handling": handling, "licence": licence}
+    said = _said(owner=owner, sensitivity=sensitivity, origin=origin, handling=handling, licence=licence)
     what = Source(reference=source, kind=ContentKind.CONTAINER if is_image else kind or ContentKind.TREE, digest=digest)
     parents = [found.header for found in map(read_pack, made_from or []) if found.header]
     if len(parents) != len(made_from or []):
@@ -79,7 +86,7 @@ def pack(
             what,
             out,
             name=name or _name(Path(source.rpartition(":")[2] if is_image else source)),
-            metadata=read_metadata(metadata, {key: str(value) for key, value in said.items() if value is not None}),
+            metadata=read_metadata(metadata, said),
             made_from=parents,
             keys=load_keys(load_settings()),
             force=force,
@@ -89,6 +96,68 @@ def pack(
         emit_schema("data-pack", path=str(out), pack=header.pack.to_json(), header=header.to_json())
     else:
         typer.echo(header.pack.root_hash)
+
+
+@app.command()
+def scrub(
+    source: Annotated[Path, typer.Argument(help="A directory or file, in clear.", metavar="SOURCE")],
+    *,
+    pipeline: Annotated[Path, typer.Option("--pipeline", help="What happens to it, as TOML.", metavar="FILE")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The pack to write; its header goes beside it.", metavar="PACK")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Say what would be changed, and write nothing.")] = False,
+    name: _Name = None,
+    metadata: _MetadataFile = None,
+    owner: _Owner = None,
+    sensitivity: _Sensitivity = None,
+    origin: _Origin = None,
+    handling: _Handling = None,
+    licence: _Licence = None,
+    force: _Force = False,
+    as_json: Json = False,
+) -> None:
+    """Scrub a source on its way into a pack: drop, hash, tokenise, generalise, redact. No clear copy touches a disk."""
+    from cvmtool.cli.render import TerminalReporter, emit_schema, print_table
+    from cvmtool.config import load_settings
+    from cvmtool.errors import ConfigError
+    from cvmtool.flows.packfile import read_metadata
+    from cvmtool.flows.prepare import load_keys
+    from cvmtool.flows.reporter import Stage
+    from cvmtool.flows.scrub import look_through, read_pipeline, scrub_to_file
+
+    if (out is None) is not check:
+        raise ConfigError("neither or both of --out and --check are given; required: one of them")
+    said = _said(owner=owner, sensitivity=sensitivity, origin=origin, handling=handling, licence=licence)
+    rules, keys, header = read_pipeline(pipeline), load_keys(load_settings()), None
+    reporter = TerminalReporter()
+    with reporter.stage(Stage.PACK, f"{'looking through' if check else 'scrubbing'} {source}"):
+        if out is None:
+            report = look_through(source, rules, keys=keys, progress=reporter.progress)
+        else:
+            header, report = scrub_to_file(
+                source,
+                rules,
+                out,
+                name=name or _name(source),
+                metadata=read_metadata(metadata, said),
+                keys=keys,
+                force=force,
+                progress=reporter.progress,
+            )
+    if as_json:
+        emit_schema(
+            "data-scrub",
+            path=None if out is None else str(out),
+            pipeline=rules.digest,
+            content=report.digest,
+            counts=[count.to_json() for count in report.counts],
+            files=[file.to_json() for file in report.files],
+            header=header.to_json() if header else None,
+        )
+        return
+    print_table(("CHANGED", "RULE"), [(str(count.changed), count.rule) for count in report.counts], to=sys.stderr)
+    typer.echo(header.pack.root_hash if header else report.digest)
 
 
 @app.command()
@@ -172,9 +241,17 @@ def _print(found: PackFile) -> None:
         rows |= {"kind": header.content.kind.value, "content": header.content.digest, "signed_by": header.owner_key}
         for step in header.lineage:
             made = ", ".join(f"{source.name} {source.root_hash[:16]}" for source in step.sources)
-            rows[step.action.value] = f"{step.at} by {step.by}{' from ' + made if made else ''}"
+            ending = f" from {made}" if made else ""
+            ending += f", {sum(count.changed for count in step.counts)} changes" if step.counts else ""
+            rows[step.action.value] = f"{step.at} by {step.by}{ending}"
+            rows |= {"pipeline": step.pipeline} if step.pipeline else {}
+            rows |= {f"  {count.rule}": str(count.changed) for count in step.counts}
     for key, value in rows.items():
         typer.echo(f"{key:<18} {printable(str(value))}")
+
+
+def _said(**said: str | None) -> dict[str, str]:
+    return {key: str(value) for key, value in said.items() if value is not None}
 
 
 def _header(found: PackFile) -> dict[str, object] | None:

@@ -193,7 +193,11 @@ NAMED: Mapping[str, Named] = {
                 r"(?<![0-9])(?:[0-9]{4}[-/][0-9]{1,2}[-/][0-9]{1,2}|[0-9]{1,2}[-./][0-9]{1,2}[-./](?:[0-9]{4}|[0-9]{2}))(?![0-9])"
             ),
         ),
-        Named(name="url", expression=re.compile(r"(?<![A-Za-z])[A-Za-z]{1,16}://[^\s<>\"]{1,2048}"), needs="://"),
+        Named(
+            name="url",
+            expression=re.compile(r"(?<![A-Za-z])[A-Za-z]{1,16}://[^\s<>\"]{0,2047}[^\s<>\".,;:!?)\]]"),
+            needs="://",
+        ),
     )
 }
 """The patterns that a pipeline need not state."""
@@ -255,14 +259,19 @@ class Redactor:
 
     def found(self, text: str) -> str | None:
         """Return the name of a pattern that finds something, or None."""
-        plain = _plain(text)[0]
-        return next((pattern.name for pattern in self._patterns if any(pattern.spans(plain))), None)
+        return next(
+            (pattern.name for view in _views(text) for pattern in self._patterns if any(pattern.spans(view.text))), None
+        )
 
 
 def _replace(finders: Sequence[Finder], text: str, counts: Counter[str]) -> str:
     """Replace all finds at once. Finds that overlap are one: the half of an IBAN that is no telephone number goes with it."""
-    plain, positions = _plain(text)
-    found = sorted((*span, finder.name) for finder in finders for span in finder.spans(plain))
+    found = sorted(
+        (view.begin(first), view.end(last), finder.name)
+        for view in _views(text)
+        for finder in finders
+        for first, last in finder.spans(view.text)
+    )
     pieces, at, next_one = [], 0, 0
     while next_one < len(found):
         start, end, name = found[next_one]
@@ -273,25 +282,42 @@ def _replace(finders: Sequence[Finder], text: str, counts: Counter[str]) -> str:
             end = max(end, last)
             longest, name = max((longest, name), (last - first, other))
             next_one += 1
-        if positions is not None:
-            start, end = positions[start], positions[end - 1] + 1
-        # Two finds may lie in what is one character of the text.
-        pieces += [text[at:start], f"[{name}]"] if start >= at else []
+        pieces += [text[at:start], f"[{name}]"]
         counts[name] += 1
-        at = max(at, end)
+        at = end
     return "".join((*pieces, text[at:])) if at else text
 
 
-def _plain(text: str) -> tuple[str, Sequence[int] | None]:
-    """Return text in its plain form, and where each of its characters comes from; None: from the same place."""
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Text in a plain form; `positions`: where each of its characters comes from, None if from the same place."""
+
+    text: str
+    positions: Sequence[int] | None = None
+
+    def begin(self, first: int) -> int:
+        return first if self.positions is None else self.positions[first]
+
+    def end(self, last: int) -> int:
+        return last if self.positions is None else self.positions[last - 1] + 1
+
+
+def _views(text: str) -> tuple[_View, ...]:
+    """Return text in its plain forms: two if it has invisible characters, which may cut a number as well as join two."""
     if not _FOREIGN.search(text):
-        return text, None
+        return (_View(text),)
+    plain = [_plain_character(character) for character in text]
+    without, apart = _view(plain, ""), _view(plain, "\0")
+    return (without,) if without == apart else (without, apart)
+
+
+def _view(plain: Sequence[str], invisible: str) -> _View:
     characters, positions = [], []
-    for position, character in enumerate(text):
-        for plain in _plain_character(character):
-            characters.append(plain)
+    for position, forms in enumerate(plain):
+        for character in forms or invisible:
+            characters.append(character)
             positions.append(position)
-    return "".join(characters), positions
+    return _View("".join(characters), positions)
 
 
 @lru_cache(1 << 16)
