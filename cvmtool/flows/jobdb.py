@@ -9,19 +9,24 @@ that nothing is held open across threads or forks.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from cvmtool.config import private_dir
 from cvmtool.errors import ConfigError, FormatError
 from cvmtool.flows.attempts import Attempt, SessionNote
 from cvmtool.flows.jobimport import old_records
+from cvmtool.flows.jobmetrics import Metrics
 from cvmtool.flows.jobrecord import JobRecord, JobState
 
 DATABASE_FILE = "jobs.db"
+Document = dict[str, Any]
+"""A JSON object."""
 _PATIENCE_SECONDS = 30.0  # while another process writes
 
 
@@ -47,7 +52,22 @@ def _records(db: sqlite3.Connection, folder: Path) -> None:
         _save(db, record)
 
 
-_MIGRATIONS: tuple[Callable[[sqlite3.Connection, Path], None], ...] = (_records,)
+def _happenings(db: sqlite3.Connection, _folder: Path) -> None:
+    for statement in (
+        """CREATE TABLE events (
+            job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE, number INTEGER NOT NULL, at TEXT NOT NULL,
+            event TEXT NOT NULL, PRIMARY KEY (job, number)) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE latest (
+            job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE, what TEXT NOT NULL, value TEXT NOT NULL,
+            PRIMARY KEY (job, what)) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE metrics (
+            job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE, number INTEGER NOT NULL,
+            microseconds INTEGER NOT NULL, metrics TEXT NOT NULL, PRIMARY KEY (job, number)) STRICT, WITHOUT ROWID""",
+    ):
+        db.execute(statement)
+
+
+_MIGRATIONS: tuple[Callable[[sqlite3.Connection, Path], None], ...] = (_records, _happenings)
 """Each makes of the schema before it the next one, in one transaction. What was released is never changed."""
 SCHEMA_VERSION = len(_MIGRATIONS)
 
@@ -78,6 +98,55 @@ class JobsDatabase:
                 return _load(db)
             except (LookupError, TypeError) as error:  # rows that do not belong together
                 raise self._damaged(error) from error
+
+    def add_event(self, job: str, at: str, event: Document) -> None:
+        """Append to what happened in a run."""
+        with self._transaction() as db:
+            db.execute(_APPEND.format(table="events"), (job, at, _text(event), job))
+
+    def events(self, job: str, *, after: int = -1) -> list[tuple[int, str, Document]]:
+        """Return what happened in a run: number, time and event of each with a higher number than `after`."""
+        query = "SELECT number, at, event FROM events WHERE job = ? AND number > ? ORDER BY number"
+        with self._connection() as db:
+            return [(number, at, self._document(event)) for number, at, event in db.execute(query, (job, after))]
+
+    def put_latest(self, job: str, what: str, value: Document) -> None:
+        """Replace what was last known of something that changes all the time."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO latest VALUES (?, ?, ?)", (job, what, _text(value)))
+
+    def latest(self, job: str) -> dict[str, Document]:
+        """Return what is last known of everything of that kind, by its name."""
+        with self._connection() as db:
+            found = db.execute("SELECT what, value FROM latest WHERE job = ?", (job,))
+            return {what: self._document(value) for what, value in found}
+
+    def add_metrics(self, job: str, metrics: Iterable[Metrics]) -> None:
+        """Append metrics."""
+        with self._transaction() as db:
+            rows = [(job, item.microseconds, _text(item.values), job) for item in metrics]
+            db.executemany(_APPEND.format(table="metrics"), rows)
+
+    def clear_metrics(self, job: str) -> None:
+        """Drop a run's metrics: its container begins anew, or is heard from its beginning."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM metrics WHERE job = ?", (job,))
+
+    def metrics(self, job: str) -> list[Metrics]:
+        """Return a run's metrics in order."""
+        query = "SELECT microseconds, metrics FROM metrics WHERE job = ? ORDER BY number"
+        with self._connection() as db:
+            rows = db.execute(query, (job,)).fetchall()
+            return [Metrics(microseconds=at, values=self._document(text)) for at, text in rows]
+
+    def _document(self, text: str) -> Document:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(error) from error
+        if not isinstance(value, dict):
+            raise self._damaged(ValueError(text[:80]))
+        return value
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -124,6 +193,13 @@ class JobsDatabase:
             for number in range(_version(db), SCHEMA_VERSION):  # another process may have been faster
                 _MIGRATIONS[number](db, self._folder)
                 db.execute(f"PRAGMA user_version = {number + 1}")
+
+
+_APPEND = "INSERT INTO {table} SELECT ?, COALESCE(MAX(number) + 1, 0), ?, ? FROM {table} WHERE job = ?"
+
+
+def _text(document: Mapping[str, object]) -> str:
+    return json.dumps(document)
 
 
 def _version(db: sqlite3.Connection) -> int:

@@ -16,6 +16,7 @@ import pytest
 from cvmtool.errors import ConfigError, FormatError
 from cvmtool.flows.attempts import Attempt, SessionNote
 from cvmtool.flows.jobdb import DATABASE_FILE, SCHEMA_VERSION, JobsDatabase
+from cvmtool.flows.jobmetrics import Metrics
 from cvmtool.flows.jobrecord import JobRecord, JobState
 
 
@@ -216,3 +217,72 @@ def test_killed_at_any_write_it_is_whole(tmp_path):
     assert len(found) > 5
     assert sql(tmp_path, "PRAGMA integrity_check") == [("ok",)]
     assert sql(tmp_path, "PRAGMA foreign_key_check") == []
+
+
+def test_events_are_numbered_by_run(tmp_path):
+    database = JobsDatabase(tmp_path)
+    for number in range(2):
+        database.save(record(number))
+    for index in range(3):
+        database.add_event("digits-0", f"t{index}", {"event": "notice", "text": f"a \udcff {index}"})
+        database.add_event("digits-1", "t", {})
+    assert [number for number, _, _ in database.events("digits-1")] == [0, 1, 2]
+    assert database.events("digits-0", after=1) == [(2, "t2", {"event": "notice", "text": "a \udcff 2"})]
+    assert database.events("digits-0", after=2) == database.events("missing") == []
+
+
+def test_the_latest_replaces_what_was(tmp_path):
+    database = JobsDatabase(tmp_path)
+    database.save(record())
+    for done in range(3):
+        database.put_latest("digits-0", "progress", {"done": done})
+    database.put_latest("digits-0", "usage", {"memory": 1})
+    assert database.latest("digits-0") == {"progress": {"done": 2}, "usage": {"memory": 1}}
+
+
+def test_metrics_come_in_order_until_they_are_cleared(tmp_path):
+    database = JobsDatabase(tmp_path)
+    database.save(record())
+    kept = [Metrics(microseconds=9 - number, values={"epoch": number, "loss": 0.1}) for number in range(5)]
+    database.add_metrics("digits-0", kept[:2])
+    database.add_metrics("digits-0", kept[2:])
+    assert database.metrics("digits-0") == kept
+    database.clear_metrics("digits-0")
+    assert database.metrics("digits-0") == []
+
+
+def test_saving_a_record_keeps_what_happened(tmp_path):
+    database = JobsDatabase(tmp_path)
+    database.save(record())
+    database.add_event("digits-0", "t", {"event": "step"})
+    database.add_metrics("digits-0", [Metrics(microseconds=1, values={"epoch": 1})])
+    database.save(record(state=JobState.DONE))
+    assert len(database.events("digits-0")) == len(database.metrics("digits-0")) == 1
+
+
+def test_nothing_is_kept_of_a_run_that_is_not_there(tmp_path):
+    with pytest.raises(FormatError):
+        JobsDatabase(tmp_path).add_event("missing", "t", {})
+
+
+def test_an_older_schema_is_brought_up_to_date(tmp_path):
+    """A database as the first version left it: its records are there, and what came later works."""
+    database = JobsDatabase(tmp_path)
+    database.save(record(attempts=attempts(2)))
+    for table in ("events", "latest", "metrics"):
+        sql(tmp_path, f"DROP TABLE {table}")
+    sql(tmp_path, "PRAGMA user_version = 1")
+    assert database.load() == [record(attempts=attempts(2))]
+    database.add_event("digits-0", "t", {"event": "step"})
+    assert sql(tmp_path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+
+
+def test_a_migration_that_fails_leaves_the_schema_as_it_was(tmp_path):
+    database = JobsDatabase(tmp_path)
+    database.save(record())
+    sql(tmp_path, "DROP TABLE events")  # but not `latest`: making it again fails half-way
+    sql(tmp_path, "PRAGMA user_version = 1")
+    with pytest.raises(ConfigError):
+        database.load()
+    assert sql(tmp_path, "PRAGMA user_version") == [(1,)]
+    assert sql(tmp_path, "SELECT name FROM sqlite_schema WHERE name = 'events'") == []

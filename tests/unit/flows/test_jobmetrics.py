@@ -134,6 +134,5 @@ def test_another_count_begins_anew():
         {"epoch": 0, "epochs": 0},
     ],
 )
-def test_what_says_no_progress(epoch, epochs):
-    values = {"epoch": epoch} | ({} if epochs is None else {"epochs": epochs})
+def test_what_says_no_progress(values):
     assert pace((0, values), (1, values)) == [None, None]
