@@ -88,14 +88,14 @@ class JobsDatabase:
         with self._transaction() as db:
             _save(db, record)
 
-    def load(self) -> list[JobRecord]:
-        """Return every record, oldest first."""
+    def load(self, job: str | None = None) -> list[JobRecord]:
+        """Return every record, oldest first, or that of one `job` alone."""
         if not self._folder.is_dir():
             return []
         with self._connection() as db:
             db.execute("BEGIN")  # all tables as of one moment
             try:
-                return _load(db)
+                return _load(db, job)
             except (LookupError, TypeError) as error:  # rows that do not belong together
                 raise self._damaged(error) from error
 
@@ -250,23 +250,25 @@ def _storable(value: object) -> object:
     return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
 
 
-def _load(db: sqlite3.Connection) -> list[JobRecord]:
+def _load(db: sqlite3.Connection, job: str | None) -> list[JobRecord]:
     found: dict[str, JobRecord] = {}
-    query = f"SELECT {', '.join(_COLUMNS)} FROM jobs ORDER BY created, id"  # noqa: S608 - constants
-    for row in db.execute(query):
+    one, wanted = ("" if job is None else "WHERE {} = ?"), () if job is None else (job,)
+
+    def rows(columns: str, table: str, *, key: str, order: str) -> sqlite3.Cursor:
+        # Constants of this module alone.
+        return db.execute(f"SELECT {columns} FROM {table} {one.format(key)} ORDER BY {order}", wanted)  # noqa: S608
+
+    for row in rows(", ".join(_COLUMNS), "jobs", key="id", order="created, id"):
         values = dict(zip(_COLUMNS, row, strict=True))
         values |= {"simulated": bool(values["simulated"]), "state": _state(values["state"])}
         found[values["id"]] = JobRecord(**values)
-    for job, stage, seconds in db.execute("SELECT job, stage, seconds FROM stages ORDER BY job, position"):
-        found[job].stages[stage] = seconds
-    for job, started, ended, cause in db.execute(
-        "SELECT job, started, ended, cause FROM attempts ORDER BY job, number"
-    ):
-        found[job].attempts.append(Attempt(started=started, ended=ended, cause=cause))
-    for job, attempt, nonce, boot, released in db.execute(
-        "SELECT job, attempt, nonce, boot, released FROM sessions ORDER BY job, attempt, number"
-    ):
-        found[job].attempts[attempt].sessions.append(SessionNote(nonce=nonce, boot=boot, released=bool(released)))
+    for name, stage, seconds in rows("job, stage, seconds", "stages", key="job", order="job, position"):
+        found[name].stages[stage] = seconds
+    for name, *attempt in rows("job, started, ended, cause", "attempts", key="job", order="job, number"):
+        found[name].attempts.append(Attempt(**dict(zip(("started", "ended", "cause"), attempt, strict=True))))
+    columns = "job, attempt, nonce, boot, released"
+    for name, number, nonce, boot, released in rows(columns, "sessions", key="job", order="job, attempt, number"):
+        found[name].attempts[number].sessions.append(SessionNote(nonce=nonce, boot=boot, released=bool(released)))
     return list(found.values())
 
 

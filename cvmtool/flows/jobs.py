@@ -12,7 +12,6 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,6 +62,17 @@ class JobDir:
         job.save()
         return job
 
+    def reread(self) -> None:
+        """Take the record as it stands now.
+
+        Raises:
+            ConfigError: the run was deleted.
+        """
+        found = _records(self.path.parent, self.record.id)
+        if not found:
+            raise ConfigError(f"job {self.record.id} is not there any more", hint="cvmtool jobs list")
+        self.record = found[0]
+
     def save(self) -> None:
         """Write the record."""
         self.database.save(self.record)
@@ -88,7 +98,10 @@ class JobDir:
 
 def _is_held(folder: Path) -> bool:
     """Say whether a process runs the job of this directory."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -122,17 +135,18 @@ def load_jobs(jobs_dir: Path) -> Iterator[JobDir]:
     Raises:
         ConfigError, FormatError: as `JobsDatabase`.
     """
+    for record in _records(jobs_dir):
+        yield JobDir(jobs_dir / record.id, record)
+
+
+def _records(jobs_dir: Path, job: str | None = None) -> list[JobRecord]:
+    """Return the records of all runs, or of one, whose directory is there; lost is what no process holds."""
     database = JobsDatabase(jobs_dir)
-    records = database.load()
-    dead = set()
-    for record in records:
-        with suppress(OSError):
-            if record.state is JobState.RUNNING and not _is_held(jobs_dir / record.id):
-                dead.add(record.id)
+    records = database.load(job)
+    dead = {record.id for record in records if record.state is JobState.RUNNING and not _is_held(jobs_dir / record.id)}
     if dead:
-        records = database.load()  # it may have ended between the two
+        records = database.load(job)  # it may have ended between the two
     for record in records:
         if record.id in dead and record.state is JobState.RUNNING:
             record.state = JobState.LOST
-        if (jobs_dir / record.id).is_dir():
-            yield JobDir(jobs_dir / record.id, record)
+    return [record for record in records if (jobs_dir / record.id).is_dir()]
