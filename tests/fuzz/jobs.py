@@ -7,10 +7,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from cvmtool.formats import jobterms, wire
+from cvmtool.formats import clienthello, jobterms, wire
 from cvmtool.owner import age
 from tests import samples
 from tests.fuzz.parser import Parser, seeds, text
+from tests.unit.formats import test_clienthello
 from tests.unit.owner import test_age
 
 _KEY = "term"
@@ -29,6 +30,10 @@ def _term(parse: Callable[[object], object], key: str, write: Callable[[object],
 
 
 PARSERS = {
+    "formats.clienthello.read_client_hello": Parser(
+        clienthello.read_client_hello,
+        seeds(test_clienthello.REAL, test_clienthello.records(test_clienthello.hello(), 20)),
+    ),
     "formats.jobterms.parse_access": _term(jobterms.parse_access, "access", lambda access: access.to_json()),
     "formats.jobterms.parse_checkpoint": _term(
         jobterms.parse_checkpoint, "checkpoint", lambda checkpoint: checkpoint.to_json()
