@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-IN_MEMORY = 8 << 20  # bytes
+IN_MEMORY = 2 << 20  # bytes
 _PIECE = 1 << 20
 
 
@@ -62,5 +62,5 @@ class Spool:
     def _spill(self) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - `close` does
-        self._file.write(self._encryptor.update(bytes(self._memory)))
+        self._file.write(self._encryptor.update(self._memory))
         self._memory = bytearray()

@@ -27,7 +27,9 @@ def scrub_table(source: Iterable[str], rules: FieldRules, *, delimiter: str) -> 
     """
     reader = csv.reader(source, delimiter=delimiter, strict=True)
     written = io.StringIO()
-    writer = csv.writer(written, delimiter=delimiter, lineterminator="\n")
+    plain = csv.writer(written, delimiter=delimiter, lineterminator="\n")
+    # A writer quotes what its own line ends are made of, and a reader ends a row at a CR as well.
+    quoted = csv.writer(written, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
     columns = _columns(rules.entry.columns, rules) if rules.entry.columns else None
     rows = 0
     try:
@@ -36,11 +38,13 @@ def scrub_table(source: Iterable[str], rules: FieldRules, *, delimiter: str) -> 
                 continue
             if columns is None:
                 columns = _columns(row, rules)
-                writer.writerow([name for name, column in zip(row, columns, strict=True) if not column.dropped])
+                kept = [name for name, column in zip(row, columns, strict=True) if not column.dropped]
+                (quoted if _has_cr(kept) else plain).writerow(kept)
                 continue
             if len(row) != len(columns):
                 raise FormatError(f"the row has {len(row)} cells; required: {len(columns)}")
-            writer.writerow(_row(row, columns, rules))
+            kept = _row(row, columns, rules)
+            (quoted if _has_cr(kept) else plain).writerow(kept)
             rows += 1
             if written.tell() >= _PIECE:
                 yield _taken(written), rows
@@ -76,6 +80,10 @@ def _row(row: Sequence[str], columns: Sequence[Treatment], rules: FieldRules) ->
         else:
             kept.append(rules.value(treatment, value))
     return kept
+
+
+def _has_cr(row: Sequence[str]) -> bool:
+    return any("\r" in value for value in row)
 
 
 def _taken(written: io.StringIO) -> bytes:

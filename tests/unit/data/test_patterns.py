@@ -20,7 +20,7 @@ def wide(text):
 
 
 FOUND = {
-    "email": ["a@b.de", "anna.miller+x@mail.example.org", "anna@müller.example", wide("anna@example.org"), 
+    "email": ["a@b.de", "anna.miller+x@mail.example.org", "anna@müller.example", wide("anna@example.org"),
               "an\u200bna@ex\u00adample.org"],
     "phone": ["+49 170 1234567", "0049-170-1234567", "01701234567", "030/1234567", "(030) 1234-567", "+1 (212) 555-0100",
               "212-555-0100", "(212) 555-0100", wide("+49") + " 170 1234567", "+49\u00a0170\u20111234567"],
