@@ -33,6 +33,7 @@ from cvmtool.formats.job import (
 )
 from cvmtool.formats.jobterms import Access
 from cvmtool.formats.pack import NAME
+from cvmtool.owner.jobneeds import Needs, read_needs
 from cvmtool.owner.jobterms import (
     CheckpointWish,
     Wish,
@@ -84,6 +85,8 @@ class JobFile:
     restart: Restart
     waive: tuple[str, ...]
     """Inputs that may be personal and never scrubbed."""
+    needs: Needs
+    """What it needs to fit: for the owner alone, beforehand."""
     text: str = field(repr=False)
 
 
@@ -96,7 +99,7 @@ def parse_job_file(text: str) -> JobFile:
     job = Reader(load_yaml(text, "the job file"), "job", page="docs/reference/job.md")
     job.only(
         *("name", "image", "container", "command", "workdir", "env", "inputs", "outputs", "resources", "network"),
-        *("limits", "restart", "waive", "kind", "serve", "access", "checkpoint", "recipients"),
+        *("limits", "restart", "waive", "kind", "serve", "access", "checkpoint", "recipients", "training"),
     )
     name = job.text("name", NAME, "lower-case letters, digits, '.', '_' and '-'")
     container = job.child("container")
@@ -126,12 +129,13 @@ def parse_job_file(text: str) -> JobFile:
         recipients=read_recipients(job),
         restart=Restart(job.text("restart", re.compile("|".join(Restart)), "never or on-failure", Restart.NEVER)),
         waive=job.strings("waive"),
+        needs=read_needs(job, machine),
         text=text,
     )
 
 
 def _resources(reader: Reader) -> Resources:
-    reader.only("vcpus", "memory", "cpu", "smt", "gpus")
+    reader.only("vcpus", "memory", "cpu", "smt", "gpus", "requires")
     memory = reader.mib("memory", "1GiB")
     if memory < MIN_MEMORY_MIB:
         raise ConfigError(f"resources.memory is {memory} MiB; at least {MIN_MEMORY_MIB} are required")
