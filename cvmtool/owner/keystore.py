@@ -30,6 +30,7 @@ _PACK = b"cvmtool/v1/pack-passphrase"
 _VOLUME = b"cvmtool/v1/volume-passphrase"
 _LAUNCH = b"cvmtool/v1/launch-id-key"
 _SCRUB = b"cvmtool/v1/scrub-key"
+_MODEL = b"cvmtool/v1/model-signing-key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,15 @@ class OwnerKeys:
 
     def launch_key(self) -> ec.EllipticCurvePrivateKey:
         """Return the ID key (P-384) that signs the launches of this owner: firmware takes no Ed25519."""
+        return self._p384_key(_LAUNCH)
+
+    def model_key(self) -> ec.EllipticCurvePrivateKey:
+        """Return the key (P-384) that signs this owner's models: OpenSSF Model Signing has no Ed25519."""
+        return self._p384_key(_MODEL)
+
+    def _p384_key(self, label: bytes) -> ec.EllipticCurvePrivateKey:
         # FIPS 186-5 A.2.1: 64 bits more than the order has, so that the remainder is even to 2^-64.
-        wide = int.from_bytes(self._derive(lp(_LAUNCH), 56), "big")
+        wide = int.from_bytes(self._derive(lp(label), 56), "big")
         return ec.derive_private_key(wide % (P384_ORDER - 1) + 1, ec.SECP384R1())
 
     def _signing_key(self) -> Ed25519PrivateKey:

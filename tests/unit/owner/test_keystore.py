@@ -32,6 +32,10 @@ def test_what_follows_from_a_seed_never_changes():
         public_key(keys.launch_key()).digest.hex()
         == "54387ac170cb3fe2daca580ab7aeae9b2b9d7e2d6e362fd0f6e107a0cff508aec2b613fe1875c58c13b460ce4cde403d"
     )
+    assert (
+        public_key(keys.model_key()).digest.hex()
+        == "987cbdff061a029bf34be19162fe4193829da9738e17b77c16dfe112f46a33e517d7c87b5ce1c91a7590fdc0b7024a7d"
+    )
     assert keys.pack_passphrase(UUID).hex() == "c6ad674a8547185b06465c6026aa62188623b4164d847a1bedad6b32412df79f"
     assert keys.volume_passphrase(UUID).hex() == "cf6e54652d53b232122a00caefd349e7519a3d4c871061cc3b291b417ce44496"
 
