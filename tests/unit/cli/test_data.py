@@ -109,6 +109,43 @@ def test_a_kind_that_a_source_is_not_is_refused(source, tmp_path):
         assert isinstance(result.exception, ConfigError), arguments
 
 
+PIPELINE = """
+schema = "cvmtool/scrub/v1"
+key = "k"
+[[files]]
+match = "*"
+format = "text"
+[[files.rules]]
+action = "redact"
+patterns = ["email"]
+"""
+
+
+def test_a_source_is_scrubbed_into_a_pack(source, tmp_path):
+    (source / "a").write_text("write to a@b.de\n")
+    (tmp_path / "scrub.toml").write_text(PIPELINE)
+    scrub = ("scrub", source, "--pipeline", tmp_path / "scrub.toml")
+    looked = json.loads(data(*scrub, "--check", "--json").stdout)
+    made = data(*scrub, "--out", tmp_path / "p", "--sensitivity", "personal", "--json")
+    document = json.loads(made.stdout)
+    assert document["counts"] == looked["counts"] == [{"rule": "*: redact email", "changed": 1}]
+    assert (looked["path"], looked["header"]) == (None, None)
+    assert document["content"] == looked["content"] == document["header"]["content"]["digest"]
+    assert document["files"][0]["path"] == "a"
+    shown = data("show", tmp_path / "p").stdout
+    assert document["pipeline"] in shown
+    assert "*: redact email" in shown
+    assert "a@b.de" not in made.stdout + shown
+
+
+def test_scrubbing_writes_a_pack_or_only_looks(source, tmp_path):
+    (tmp_path / "scrub.toml").write_text(PIPELINE)
+    scrub = ("scrub", source, "--pipeline", tmp_path / "scrub.toml")
+    for arguments in ((), ("--check", "--out", tmp_path / "p")):
+        assert isinstance(data(*scrub, *arguments).exception, ConfigError)
+    assert not (tmp_path / "p").exists()
+
+
 @given(st.text(alphabet=st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=90))
 def test_every_file_name_gives_a_name(tmp_path_factory, name):
     assert NAME.fullmatch(_name(tmp_path_factory.getbasetemp() / name))
