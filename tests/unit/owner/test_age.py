@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvmtool.errors import FormatError
-from cvmtool.owner.age import parse_recipient, render_recipient
+from cvmtool.owner.age import parse_identities, parse_recipient, render_recipient
 
 # Made by age-keygen 1.1.1. The identity opens nothing.
 RECIPIENT = "age1rr9qp5h3wv86muadxqhv49r8j7j7d4g57uq9dauvnv4takrn8pvqew7s76"
@@ -19,7 +19,8 @@ def test_what_age_keygen_prints_is_read():
 
 
 @given(st.binary(min_size=32, max_size=32))
-def test_every_key_has_one_text(key):
+def test_every_key_has_one_text(secret):
+    key = X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
     text = render_recipient(key)
     assert (len(text), text[:4]) == (62, "age1")
     assert parse_recipient(text) == key
@@ -76,3 +77,34 @@ def _with_checksum(data: str) -> str:
 def test_a_real_key_pair():
     public = X25519PrivateKey.generate().public_key().public_bytes_raw()
     assert parse_recipient(render_recipient(public)) == public
+
+
+@pytest.mark.parametrize("key", [bytes(32), b"\1" + bytes(31)])
+def test_a_key_whose_secret_everybody_knows_is_no_recipient(key):
+    with pytest.raises(FormatError, match="anybody"):
+        parse_recipient(render_recipient(key))
+
+
+# As age-keygen 1.1.1 writes it; opens nothing.
+IDENTITY = "AGE-SECRET-KEY-1VJMLYUMVXGYS86AC3DCKY6FMZ0UR4DDW2MM2JHE9QJYZN9G5K9QQQS47C6"
+IDENTITYS_RECIPIENT = "age1kycwmr8y8k20sgn4gxuxry0hnl0dgk3nphl0mrzayvwm04apegjsqtznd8"
+
+
+def test_an_identity_file_of_age_keygen_is_read():
+    made = f"# created: 2026-01-01T00:00:00Z\n# public key: x\n{IDENTITY}\n\n"
+    (identity,) = parse_identities(made)
+    assert render_recipient(identity.public_key().public_bytes_raw()) == IDENTITYS_RECIPIENT
+
+
+@pytest.mark.parametrize("change", ["lower", "Mixed", "last", "recipient", "nothing"])
+def test_what_is_no_identity_is_refused_and_not_repeated(change):
+    text = {
+        "lower": IDENTITY.lower(),
+        "Mixed": IDENTITY[:20].lower() + IDENTITY[20:],
+        "last": IDENTITY[:-1] + ("Q" if IDENTITY[-1] != "Q" else "P"),
+        "recipient": IDENTITYS_RECIPIENT,
+        "nothing": "# a comment",
+    }[change]
+    with pytest.raises(FormatError, match="identity file") as refused:
+        parse_identities(text)
+    assert IDENTITY[20:40] not in str(refused.value.message)
