@@ -179,7 +179,7 @@ class Job:
             RefusedError: `order`, `pack-integrity`, or `output`: there is none of that name.
         """
         output = self._require_results().accepted.get(name)
-        if output is None or offset > output.size:
+        if output is None or offset > output.leaving:
             raise RefusedError(ControlError.OUTPUT, f"no output {name[:128]!r} with {offset} bytes")
         return output.read_from(offset)
 
@@ -200,7 +200,7 @@ class Job:
         log.end()
         damage = self._hands.find_damage(manifest, self._places)
         checkpoint = self._drawer.find_damage()
-        accepted, rejected = collect(manifest.outputs, self._rooms.outputs)
+        accepted, rejected = collect(manifest, self._rooms.outputs)
         released = self._released
         if released is None:
             raise RuntimeError("a job ran before its keys were released")

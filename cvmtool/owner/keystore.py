@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -31,6 +32,7 @@ _VOLUME = b"cvmtool/v1/volume-passphrase"
 _LAUNCH = b"cvmtool/v1/launch-id-key"
 _SCRUB = b"cvmtool/v1/scrub-key"
 _MODEL = b"cvmtool/v1/model-signing-key"
+_AGE = b"cvmtool/v1/age-identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,16 @@ class OwnerKeys:
     def scrub_key(self, name: str) -> bytes:
         """Return the key (32 bytes) of hashes and tokens of the pipelines that name it so."""
         return self._derive(lp(_SCRUB, name.encode("utf-8")), 32)
+
+    @property
+    def age_identity(self) -> X25519PrivateKey:
+        """The key that opens what was sealed to `recipient`."""
+        return X25519PrivateKey.from_private_bytes(self._derive(lp(_AGE), 32))
+
+    @property
+    def recipient(self) -> bytes:
+        """The owner's X25519 public key, 32 bytes: to which others, and guests, seal age files."""
+        return self.age_identity.public_key().public_bytes_raw()
 
     def launch_key(self) -> ec.EllipticCurvePrivateKey:
         """Return the ID key (P-384) that signs the launches of this owner: firmware takes no Ed25519."""

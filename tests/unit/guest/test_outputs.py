@@ -1,20 +1,39 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import hashlib
 import os
 
 import pytest
 
-from cvmtool.formats.job import Output, OutputKind
-from cvmtool.guest.outputs import collect
+from cvmtool.formats.age import sealed_size
+from cvmtool.formats.job import MAX_FILES, Output, OutputKind
+from cvmtool.guest import outputs
+from cvmtool.owner.ageopen import open_age
+from cvmtool.owner.keystore import OwnerKeys
+from tests.unit.guest import samples
+
+READER = OwnerKeys(b"reader__" * 4)
 
 
 def file(name, kind=OutputKind.FILE, most=100):
     return Output(name=name, kind=kind, max_bytes=most)
 
 
-def reasons(declared, directory):
-    accepted, rejected = collect(declared, directory)
+def folder(name="model", most=100):
+    return Output(name=name, kind=OutputKind.DIRECTORY, max_bytes=most)
+
+
+def collect(declared, directory, *, outputs_mib=16, recipients=()):
+    manifest = samples.manifest()
+    limits = dataclasses.replace(manifest.limits, outputs_mib=outputs_mib)
+    return outputs.collect(
+        dataclasses.replace(manifest, outputs=declared, limits=limits, recipients=recipients), directory
+    )
+
+
+def reasons(declared, directory, **terms):
+    accepted, rejected = collect(declared, directory, **terms)
     return [item.output.name for item in accepted], {item.name: item.reason for item in rejected}
 
 
@@ -97,3 +116,128 @@ def test_undeclared_names_are_bounded_and_printable(tmp_path):
     for item in rejected:
         item.name.encode("utf-8")
         assert len(item.name) <= 128
+
+
+def test_each_file_below_a_directory_is_an_output_of_its_own(tmp_path):
+    (tmp_path / "model/part").mkdir(parents=True)
+    (tmp_path / "model/config.json").write_bytes(b"{}")
+    (tmp_path / "model/part/vocab.txt").write_bytes(b"a b c")
+    accepted, rejected = collect((folder(),), tmp_path)
+    assert rejected == []
+    assert [(item.output.name, item.output.kind, item.size) for item in accepted] == [
+        ("model/config.json", OutputKind.JSON, 2),
+        ("model/part/vocab.txt", OutputKind.FILE, 5),
+    ]
+    assert b"".join(accepted[1].read_from(0)) == b"a b c"
+
+
+def test_the_size_of_a_directory_is_that_of_all_its_files(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/a").write_bytes(bytes(60))
+    (tmp_path / "model/b").write_bytes(bytes(40))
+    assert reasons((folder(most=100),), tmp_path)[0] == ["model/a", "model/b"]
+    accepted, rejected = reasons((folder(most=99),), tmp_path)
+    assert accepted == []
+    assert rejected == {"model": "100 bytes; at most 99 are allowed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("w.safetensors", b"no tensors"), ("config.json", b"{"), ("optimizer.pt", b"\x80\x04K\x01."), ("-x", b"")],
+)
+def test_what_may_not_leave_a_directory_stays_and_is_named(tmp_path, name, content):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / name).write_bytes(content)
+    (tmp_path / "model/good").write_bytes(b"good")
+    accepted, rejected = reasons((folder(),), tmp_path)
+    assert accepted == ["model/good"]
+    assert list(rejected) == [f"model/{name}"]
+
+
+def test_no_link_out_of_a_directory_is_followed(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_bytes(b"secret")
+    root = tmp_path / "outputs"
+    (root / "model").mkdir(parents=True)
+    (root / "model/file").symlink_to(tmp_path / "outside/secret")
+    (root / "model/dir").symlink_to(tmp_path / "outside")
+    os.mkfifo(root / "model/pipe")
+    accepted, rejected = reasons((folder(),), root)
+    assert accepted == []
+    assert set(rejected) == {"model/file", "model/dir", "model/pipe"}
+    (root / "linked").symlink_to(tmp_path / "outside")
+    assert reasons((folder("linked"),), root)[0] == []
+
+
+def test_a_directory_of_too_many_files_stays_whole(tmp_path):
+    (tmp_path / "model").mkdir()
+    for index in range(MAX_FILES):
+        (tmp_path / f"model/{index}").touch()
+    assert len(reasons((folder(),), tmp_path)[0]) == MAX_FILES
+    (tmp_path / "other").touch()
+    accepted, rejected = reasons((folder(), file("other")), tmp_path)
+    assert len(accepted) == MAX_FILES
+    assert str(MAX_FILES) in rejected["other"]
+    (tmp_path / "model/more").touch()
+    accepted, rejected = reasons((folder(),), tmp_path)
+    assert accepted == []
+    assert str(MAX_FILES) in rejected["model"]
+
+
+def test_what_lies_too_deep_is_named_and_stays(tmp_path):
+    deep = tmp_path / "model/2/3/4/5/6/7"
+    (deep / "8/9").mkdir(parents=True)
+    (deep / "8/9/file").touch()
+    (deep / "file").touch()
+    accepted, rejected = reasons((folder(),), tmp_path)
+    assert accepted == ["model/2/3/4/5/6/7/file"]
+    assert list(rejected) == ["model/2/3/4/5/6/7/8/9"]
+
+
+def test_directories_nested_beyond_reason_end_no_guest(tmp_path):
+    at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    assert reasons((folder("d"),), tmp_path)[0] == []
+
+
+@pytest.mark.parametrize("kind", ["empty", "missing", "file"])
+def test_a_directory_without_files_is_refused(tmp_path, kind):
+    if kind == "empty":
+        (tmp_path / "model/sub").mkdir(parents=True)
+    elif kind == "file":
+        (tmp_path / "model").touch()
+    accepted, rejected = reasons((folder(),), tmp_path)
+    assert accepted == []
+    assert list(rejected) == ["model"]
+
+
+def test_no_more_leaves_than_the_job_may_write(tmp_path):
+    with (tmp_path / "holes").open("wb") as sparse:
+        sparse.truncate((2 << 20) + 1)
+    (tmp_path / "small").write_bytes(b"small")
+    large = file("holes", most=1 << 30)
+    accepted, rejected = reasons((large, file("small")), tmp_path, outputs_mib=2)
+    assert accepted == ["small"]
+    assert "limits.outputs is 2097152" in rejected["holes"]
+    os.truncate(tmp_path / "holes", 2 << 20)
+    accepted, rejected = reasons((large, file("small")), tmp_path, outputs_mib=2)
+    assert accepted == ["holes"]
+    assert "of which 0 are left" in rejected["small"]
+
+
+def test_with_recipients_only_age_files_leave(tmp_path):
+    content = bytes(range(256)) * 1000
+    (tmp_path / "x").write_bytes(content)
+    (item,), _ = collect((file("x", most=1 << 20),), tmp_path, recipients=(READER.recipient.hex(),))
+    sealed = b"".join(item.read_from(0))
+    assert item.leaving == len(sealed) == sealed_size(len(content), 1)
+    assert item.to_json()["sealed"] == {"size": len(sealed), "sha256": hashlib.sha256(sealed).hexdigest()}
+    assert item.to_json()["sha256"] == hashlib.sha256(content).hexdigest()
+    assert b"".join(item.read_from(70_000)) == sealed[70_000:]
+    pieces = iter([sealed])
+    assert b"".join(open_age(lambda size: next(pieces, b""), [READER.age_identity])) == content

@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: The cvmtool authors
+# SPDX-License-Identifier: Apache-2.0
+"""Changed and cut age files. That age itself opens what we seal, and we what age seals: tests/foreign/test_age.py."""
+
+import io
+
+import pytest
+
+from cvmtool.errors import CvmError, FormatError, VerificationError
+from cvmtool.formats.age import CHUNK, NONCE, SEALED_CHUNK, Stanza, encode_mac, encode_stanzas, parse_header
+from cvmtool.guest.age import AgeFile
+from cvmtool.owner.ageopen import open_age
+from cvmtool.owner.keystore import OwnerKeys
+
+READER = OwnerKeys(b"reader__" * 4)
+CONTENT = b"0123456789abcdef" * (2 * CHUNK // 16)
+
+
+def seal(data):
+    return b"".join(AgeFile(lambda size, at: data[at : at + size], len(data), (READER.recipient,)).read_from(0))
+
+
+SEALED = seal(CONTENT)
+HEAD = parse_header(SEALED).size + NONCE
+
+
+def open_(sealed):
+    return b"".join(open_age(io.BytesIO(sealed).read, [READER.age_identity]))
+
+
+def test_a_reader_that_gives_little_at_a_time_is_enough():
+    file = io.BytesIO(SEALED)
+    assert b"".join(open_age(lambda size: file.read(min(size, 1000)), [READER.age_identity])) == CONTENT
+
+
+@pytest.mark.parametrize(
+    "at", [*range(0, HEAD, 7), HEAD, HEAD + SEALED_CHUNK - 1, HEAD + SEALED_CHUNK, len(SEALED) - 1]
+)
+def test_every_changed_byte_is_noticed(at):
+    changed = bytearray(SEALED)
+    changed[at] ^= 1
+    with pytest.raises((FormatError, VerificationError)):
+        open_(bytes(changed))
+
+
+@pytest.mark.parametrize("size", [0, 40, HEAD - NONCE, HEAD - 1, HEAD, HEAD + 9, HEAD + SEALED_CHUNK, len(SEALED) - 1])
+def test_a_file_that_was_cut_short_is_refused(size):
+    with pytest.raises((FormatError, VerificationError)):
+        open_(SEALED[:size])
+
+
+def test_chunks_in_another_order_are_refused():
+    one, two = SEALED[HEAD : HEAD + SEALED_CHUNK], SEALED[HEAD + SEALED_CHUNK :]
+    with pytest.raises(VerificationError, match="chunk 0"):
+        open_(SEALED[:HEAD] + two + one)
+
+
+def test_nothing_follows_the_last_chunk():
+    with pytest.raises(VerificationError, match="chunk 1"):
+        open_(SEALED + b"x")
+
+
+def test_a_file_for_a_passphrase_is_refused_by_name():
+    stanza = Stanza(kind="scrypt", arguments=("c2FsdA", "18"), body=bytes(32))
+    with pytest.raises(FormatError, match="passphrase"):
+        open_(encode_stanzas([stanza]) + encode_mac(bytes(32)))
+
+
+@pytest.mark.parametrize(
+    "stanza",
+    [
+        Stanza(kind="X25519", arguments=(), body=bytes(32)),
+        Stanza(kind="X25519", arguments=("c2FsdA",), body=bytes(32)),
+        Stanza(kind="X25519", arguments=("A" * 43,), body=bytes(32)),
+        Stanza(kind="X25519", arguments=("A" * 43,), body=bytes(31)),
+    ],
+)
+def test_a_malformed_stanza_is_refused(stanza):
+    with pytest.raises(CvmError) as refused:
+        open_(encode_stanzas([stanza]) + encode_mac(bytes(32)))
+    assert isinstance(refused.value, FormatError)
+
+
+def test_stanzas_of_other_kinds_are_passed_over():
+    with pytest.raises(VerificationError, match="sealed to 1 keys"):
+        open_(encode_stanzas([Stanza(kind="ssh-ed25519", arguments=("x",), body=b"")]) + encode_mac(bytes(32)))
