@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers of what is said of packs and of the rules for them, each with samples that it accepts."""
+"""Parsers of what is said of packs, of the rules for them and of how they are scrubbed, each with samples that it accepts."""
 
 from cvmtool.errors import ConfigError
 from cvmtool.formats import packheader, wire
-from cvmtool.owner import pipelinefile
+from cvmtool.owner import pipelinefile, scrubfile
 from tests.fuzz.parser import Parser, json_object, seeds, text
 from tests.unit.formats import test_packheader
-from tests.unit.owner import test_pipeline
+from tests.unit.owner import test_pipeline, test_scrubfile
 
 _HEADER = test_packheader.header()
 
@@ -22,5 +22,8 @@ PARSERS: dict[str, Parser] = {
     ),
     "owner.pipelinefile.parse_rules": Parser(
         text(pipelinefile.parse_rules), seeds(test_pipeline.TEXT.encode()), ConfigError
+    ),
+    "owner.scrubfile.parse_pipeline": Parser(
+        text(scrubfile.parse_pipeline), seeds(test_scrubfile.TEXT.encode()), ConfigError
     ),
 }
