@@ -1,6 +1,6 @@
 """Make the example's inputs: pretrain a small GPT-2 on Python's documentation, and lay out other texts to fine-tune it on.
 
-    prepare.py [--model inputs/model] [--data inputs/data] [--steps 2500]
+    prepare.py [--model inputs/model] [--data inputs/data] [--steps 1500]
 
 Both texts come with the packages of the container, so they are the same everywhere; nothing is downloaded. The model learns
 from what Python's help() shows (the module pydoc_data.topics; PSF licence). The data are the licence texts of Debian's
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path, default=here / "inputs" / "model")
     parser.add_argument("--data", type=Path, default=here / "inputs" / "data")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=1500)
     arguments = parser.parse_args()
 
     texts = licences(Path(sys.prefix) / "share" / "common-licenses")
@@ -78,7 +78,7 @@ def config(shape: Shape) -> dict[str, object]:
         "n_embd": shape.width,
         "n_layer": shape.layers,
         "n_head": shape.heads,
-        "activation_function": "gelu_new",
+        "activation_function": "relu",
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True,
         "torch_dtype": "float32",

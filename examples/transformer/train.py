@@ -1,6 +1,6 @@
 """Fine-tune a small GPT-2 with LoRA. Runs inside the confidential VM, or natively with the same result.
 
-    train.py [--inputs /inputs] [--outputs /outputs] [--epochs 6] [--steps 10] [--batch 8] [--rank 8] [--seed 1] [--merged]
+    train.py [--inputs /inputs] [--outputs /outputs] [--epochs 6] [--steps 10] [--batch 4] [--rank 8] [--seed 1] [--merged]
 
 Reads   INPUTS/model (Hugging Face layout, shards opened lazily), INPUTS/data/{train,held-out}.txt
 Writes  OUTPUTS/adapter_model.safetensors and adapter_config.json (PEFT's), metrics.json, and with --merged
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--outputs", type=Path, default=Path("/outputs"))
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--merged", action="store_true")
@@ -76,7 +76,7 @@ def read_text(path: Path) -> torch.Tensor:
 
 
 @torch.no_grad()
-def bits_per_character(weights: Weights, text: torch.Tensor, shape: Shape, *, most: int = 8192) -> float:
+def bits_per_character(weights: Weights, text: torch.Tensor, shape: Shape, *, most: int = 4096) -> float:
     """Return what the next of the first `most` characters costs on average (ASCII: a character is a byte)."""
     windows = windows_of(text[:most], shape)
     rows = [loss(weights, part, shape) * len(part) for part in windows.split(16)]
