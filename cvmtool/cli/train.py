@@ -21,7 +21,7 @@ _MAX_POLICY = 1 << 20  # bytes
 if TYPE_CHECKING:
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.config import Settings
-    from cvmtool.flows.run import TrainResult
+    from cvmtool.flows.jobs import JobDir
     from cvmtool.image.bundle import Bundle
 
 app = typer.Typer()
@@ -68,18 +68,20 @@ def train(
     boot_timeout: Annotated[
         float, typer.Option("--boot-timeout", help="Seconds that the guest may take to answer.", min=1)
     ] = 300.0,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", "-d", help="Run in the background; `jobs attach` looks on, `jobs cancel` ends it."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train on sealed data inside a confidential VM, and bring the model and a receipt home."""
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.config import load_settings
-    from cvmtool.flows.decisions import Gate, read_rules
+    from cvmtool.flows.decisions import read_rules
+    from cvmtool.flows.jobplan import Plan
     from cvmtool.flows.launch import parse_site
-    from cvmtool.flows.platform import dry_run as simulation
-    from cvmtool.flows.platform import sev_snp
     from cvmtool.flows.prepare import prepare, read_job
-    from cvmtool.flows.train import train as run
-    from cvmtool.owner.gpupolicy import parse_gpu_policy
+    from cvmtool.flows.supervise import carry_out, put_on_record, send_off
     from cvmtool.owner.kds import AMD_URL
     from cvmtool.owner.policyfile import parse_policy
 
@@ -87,29 +89,33 @@ def train(
     reporter = JsonReporter() if as_json else TerminalReporter()
     if dry_run and isinstance(reporter, TerminalReporter):
         reporter.banner()
-    judged_by = None if policy is None else parse_policy(_read_policy(policy))
-    site = parse_site(pin=pin, numa_node=numa, hugepages_kib=hugepages, gpus=gpu or ())
-    gpus = None if gpu_policy is None else parse_gpu_policy(_read_policy(gpu_policy))
-    service = None if offline else kds or AMD_URL
-    gate = Gate(None if rules is None else read_rules(rules), settings.jobs_dir, simulated=dry_run)
-    platform = simulation(settings) if dry_run else sev_snp(settings, key_service=service, gpu_policy=gpus)
+    if rules is not None:
+        read_rules(rules)  # its path stands in what it refuses
+    plan = Plan(
+        simulated=dry_run,
+        results=results,
+        host=settings.host,
+        boot_seconds=boot_timeout,
+        site=parse_site(pin=pin, numa_node=numa, hugepages_kib=hugepages, gpus=gpu or ()),
+        key_service=None if offline else kds or AMD_URL,
+        rules=None if rules is None else _read_text(rules),
+        gpu_policy=None if gpu_policy is None else _read_text(gpu_policy),
+    )
+    judged_by = None if policy is None else parse_policy(_read_text(policy))
+    gate = plan.gate(settings)
+    plan.platform(settings)
     bundle = _bundle(read_job(job).image, settings, reporter)
     prepared = prepare(job, bundle, settings=settings, reporter=reporter, gate=gate)
-    result = run(
-        prepared,
-        platform=platform,
-        settings=settings,
-        reporter=reporter,
-        policy=judged_by,
-        results=results,
-        boot_seconds=boot_timeout,
-        site=site,
-        gate=gate,
-    )
-    _summary(result, reporter)
+    run = put_on_record(prepared, plan, judged_by, settings=settings, reporter=reporter, gate=gate)
+    if detach:
+        send_off(run, prepared)
+        _detached(run.job, reporter)
+    else:
+        carry_out(run, prepared, plan, settings)
+        summarise(run.job, reporter)
 
 
-def _read_policy(path: Path) -> str:
+def _read_text(path: Path) -> str:
     return read_file(path, most=_MAX_POLICY).decode("utf-8", "replace")
 
 
@@ -122,37 +128,51 @@ def _bundle(name: str, settings: Settings, reporter: JsonReporter | TerminalRepo
         return bring_up_to_date(name, settings, progress=reporter.step, notice=reporter.notice)
 
 
-def _summary(result: TrainResult, reporter: JsonReporter | TerminalReporter) -> None:
-    from cvmtool.cli.render import BANNER, TerminalReporter, emit_schema, error_console
-    from cvmtool.flows.jobs import POLICY_FILE, RECEIPT_FILE
+def _detached(job: JobDir, reporter: JsonReporter | TerminalReporter) -> None:
+    from cvmtool.cli.render import TerminalReporter, emit_schema
 
-    record = result.job.record
+    name = job.record.id
+    if not isinstance(reporter, TerminalReporter):
+        emit_schema("train-detached", job=name, simulated=job.record.simulated, folder=str(job.path))
+        return
+    for line in (
+        f"job {name} runs in the background",
+        f"  look on: cvmtool jobs attach {name}",
+        f"  end it:  cvmtool jobs cancel {name}",
+    ):
+        reporter.console.print(line, markup=False)
+
+
+def summarise(job: JobDir, reporter: JsonReporter | TerminalReporter) -> None:
+    """Say what a run brought home that is done."""
+    from cvmtool.cli.render import BANNER, TerminalReporter, emit_schema
+    from cvmtool.flows.jobevents import RESULTS
+
+    record = job.record
+    found = job.database.latest(record.id)[RESULTS]
+    outputs, receipt, policy = found["outputs"], found["receipt"], found["policy"]
     if not isinstance(reporter, TerminalReporter):
         emit_schema(
             "train",
             job=record.id,
             simulated=record.simulated,
-            exit_code=result.outcome.exit_code,
+            exit_code=found["exit_code"],
             stages=record.stages,
-            outputs=[
-                {"name": item.name, "path": str(item.path), "size": item.size, "sha256": item.sha256}
-                for item in result.outputs
-            ],
-            receipt=str(result.folder / RECEIPT_FILE),
-            policy=str(result.job.path / POLICY_FILE),
+            outputs=outputs,
+            receipt=receipt,
+            policy=policy,
         )
         return
-    console = error_console()
-    receipt, policy = result.folder / RECEIPT_FILE, result.job.path / POLICY_FILE
-    console.print(f"results in {result.folder}", markup=False)
-    width = max((len(item.name) for item in result.outputs), default=0)
-    for item in result.outputs:
+    console, folder = reporter.console, str(record.results)
+    console.print(f"results in {folder}", markup=False)
+    width = max((len(item["name"]) for item in outputs), default=0)
+    for item in outputs:
         console.print(
-            f"  {item.name:<{width}}  {item.size:>10,} bytes  sha256 {item.sha256[:8]}..{item.sha256[-4:]}",
+            f"  {item['name']:<{width}}  {item['size']:>10,} bytes  sha256 {item['sha256'][:8]}..{item['sha256'][-4:]}",
             markup=False,
         )
     console.print("check the receipt, and the files with it, at any time and offline:", markup=False)
-    words = ["cvmtool", "receipt", "verify", str(receipt), "--policy", str(policy), "--files", str(result.folder)]
+    words = ["cvmtool", "receipt", "verify", receipt, "--policy", policy, "--files", folder]
     console.print(f"  {shlex.join(words)}", markup=False)
     ending = f": {BANNER}" if record.simulated else ""
     console.print(f"job {record.id} done in {sum(record.stages.values()):.1f} s{ending}", markup=False)

@@ -132,6 +132,13 @@ class OciImage:
         # parse_json refuses floats: no document read here has a place for one.
         return parse_json(data, what=f"sha256:{digest}", limit=MAX_DOCUMENT)
 
+    @property
+    def size(self) -> int:
+        """Bytes of its layers as they lie in the layout, mostly compressed. What they claim: nothing is read."""
+        layers = self._manifest.get("layers")
+        entries = [layer for layer in layers if isinstance(layer, dict)] if isinstance(layers, list) else []
+        return sum(_digest_of(layer, self.reference)[1] for layer in entries)
+
     def rootfs(self) -> Iterator[bytes]:
         """Yield the image's root file system as pieces of one tar stream, whiteouts applied, every layer's digest checked.
 

@@ -104,7 +104,7 @@ def _look(
     uri = opened.uri if isinstance(opened, Host) else settings.host or "libvirt"
     libvirt = claim(uri, lambda: _ask_libvirt(opened))
     step("reading what the host says of itself")
-    view = _view(opened)
+    view = view_of(opened)
     host = probe(view, store=opened.machines if isinstance(opened, Host) else str(settings.machines_dir.absolute()))
     # An account that the host does not tell may open what everybody may.
     uid, groups = claim("id", lambda: account(view)).value or (-1, frozenset())
@@ -155,7 +155,12 @@ def explain_failure(text: str) -> tuple[Cause, ...]:
     return decode(text)
 
 
-def _view(opened: Host | CvmError) -> HostView:
+def view_of(opened: Host | CvmError) -> HostView:
+    """Return how to look at a host; at this machine if none could be opened.
+
+    Raises:
+        HostError: its files cannot be looked at.
+    """
     if isinstance(opened, CvmError) or opened.local:
         return LocalView()
     # paramiko is slow to import, and looking at this machine needs none of it.

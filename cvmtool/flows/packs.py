@@ -73,6 +73,38 @@ def seal_container(image: OciImage, *, settings: Settings, keys: OwnerKeys, prog
     )
 
 
+def find_tree(path: Path, name: str, *, settings: Settings, keys: OwnerKeys) -> SealedPack | None:
+    """Find a directory or file sealed as an input; every byte of it is read, to know what it is.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    folder = _folder(lp(b"tree", tree_digest(path)), settings, keys)
+    return _kept(folder, name, Role.INPUT)
+
+
+def find_container(image: OciImage, *, settings: Settings, keys: OwnerKeys) -> SealedPack | None:
+    """Find a container image's root file system sealed."""
+    folder = _folder(lp(b"container", image.digest.encode("ascii")), settings, keys)
+    return _kept(folder, "container", Role.CONTAINER)
+
+
+def _folder(source: bytes, settings: Settings, keys: OwnerKeys) -> Path:
+    return settings.packs_dir / hashlib.sha256(lp(_LABEL, keys.public, source)).hexdigest()[:32]
+
+
+def _kept(folder: Path, name: str, role: Role) -> SealedPack | None:
+    """Return the pack of a folder; None if it was never sealed, or its sealing was interrupted."""
+    image = folder / PACK_FILE
+    try:
+        kept = read_descriptor(folder / DESCRIPTOR_FILE)
+        if image.stat().st_size == kept.size:
+            return SealedPack(descriptor=replace(kept, name=name, role=role), path=image, reused=True)
+    except (OSError, FormatError):
+        pass
+    return None
+
+
 def _seal(
     source: bytes,
     name: str,
@@ -83,19 +115,16 @@ def _seal(
     open_source: Callable[[], TreeSource | TarSource],
     progress: Progress,
 ) -> SealedPack:
-    key = hashlib.sha256(lp(_LABEL, keys.public, source)).hexdigest()
-    folder = private_dir(private_dir(settings.packs_dir) / key[:32])
-    image, sidecar = folder / PACK_FILE, folder / DESCRIPTOR_FILE
-    try:
-        kept = read_descriptor(sidecar)
-        if image.stat().st_size == kept.size:
-            return SealedPack(descriptor=replace(kept, name=name, role=role), path=image, reused=True)
-    except (OSError, FormatError):
-        pass  # never sealed, or interrupted: seal it now
+    private_dir(settings.packs_dir)
+    folder = private_dir(_folder(source, settings, keys))
+    kept = _kept(folder, name, role)
+    if kept is not None:
+        return kept
+    image = folder / PACK_FILE
     descriptor = make_pack(
         open_source(), image, name=name, role=role, passphrase_for=keys.pack_passphrase, progress=progress
     )
-    write_atomic(sidecar, encode_descriptor(descriptor))
+    write_atomic(folder / DESCRIPTOR_FILE, encode_descriptor(descriptor))
     return SealedPack(descriptor=descriptor, path=image, reused=False)
 
 

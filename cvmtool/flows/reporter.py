@@ -20,6 +20,7 @@ class Stage(StrEnum):
     """The parts of a run, in order. Their names are part of `--json`."""
 
     BUILD = "build"
+    FIT = "fit"
     PACK = "pack"
     START = "start"
     BOOT = "boot"

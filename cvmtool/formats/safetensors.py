@@ -22,7 +22,12 @@ _BITS = {
 
 
 def read_tensor_names(read: Callable[[int], bytes], size: int) -> frozenset[str]:
-    """Check the head of a safetensors file of `size` bytes and return the names of its tensors.
+    """Return the names of the tensors; arguments and refusals are those of `read_tensors`."""
+    return frozenset(read_tensors(read, size))
+
+
+def read_tensors(read: Callable[[int], bytes], size: int) -> dict[str, int]:
+    """Check the head of a safetensors file of `size` bytes and return how many elements each of its tensors has.
 
     `read(n)` returns the next n bytes of the file, fewer at its end.
 
@@ -44,7 +49,7 @@ def read_tensor_names(read: Callable[[int], bytes], size: int) -> frozenset[str]
         end = stop
     if end != size - 8 - length:
         raise FormatError(f"safetensors tensors end at byte {end} of {size - 8 - length}; they must fill the file")
-    return frozenset(header)
+    return {name: math.prod(tensor["shape"]) for name, tensor in header.items()}
 
 
 def _extent(name: str, tensor: object) -> tuple[int, int]:

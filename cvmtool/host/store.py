@@ -84,10 +84,17 @@ class Store:
             self._send(artefact, target, progress)
         return True
 
-    def _link(self, artefact: Artefact, target: str) -> bool:
-        name = f"{self._folder}/{artefact.sha256}"
+    def has(self, artefact: Artefact) -> bool:
+        """Whether the host has it already.
+
+        Raises:
+            HostError: the host cannot be asked.
+        """
         # A host that went down in the middle of writing leaves a short object.
-        return self._files.size(name) == artefact.size and self._files.link(name, target)
+        return self._files.size(f"{self._folder}/{artefact.sha256}") == artefact.size
+
+    def _link(self, artefact: Artefact, target: str) -> bool:
+        return self.has(artefact) and self._files.link(f"{self._folder}/{artefact.sha256}", target)
 
     def _send(self, artefact: Artefact, target: str, progress: Progress) -> None:
         name = f"{self._folder}/{artefact.sha256}"

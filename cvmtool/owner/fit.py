@@ -131,7 +131,7 @@ def amount(count: int, unit: str) -> str:
     if unit == "seconds":
         return f"{count} s" if count < 120 else f"{count // 60} min"
     if unit != "bytes":
-        return f"{count} {unit}"
+        return f"{count} {unit.removesuffix('s') if count == 1 else unit}"
     return f"{count / (1 << 30):.1f} GiB" if count >= 10 << 30 else f"{-(-count // _MIB)} MiB"
 
 

@@ -180,6 +180,7 @@ def test_what_is_not_known_refuses_nothing():
         (119, "seconds", "119 s"),
         (120, "seconds", "2 min"),
         (2, "machines", "2 machines"),
+        (1, "machines", "1 machine"),
     ],
 )
 def test_amounts_for_people(count, unit, text):
