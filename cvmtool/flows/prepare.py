@@ -8,6 +8,7 @@ Zone: flows (owner's machine). Needs no host.
 from __future__ import annotations
 
 import secrets
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ from cvmtool.flows.packs import SealedPack, seal_container
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.formats.idblock import NAME_BYTES, IdBlock, LaunchIdentity
 from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
+from cvmtool.formats.jobterms import CHECKPOINT, Checkpoint
 from cvmtool.formats.machine import Manifest
 from cvmtool.formats.manifest import Mode
 from cvmtool.formats.policybits import POLICY_BITS, GuestPolicy
+from cvmtool.formats.volume import Volume
 from cvmtool.host.domain import Disk
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.jobfile import JobFile, parse_job_file
@@ -46,14 +49,21 @@ class Prepared:
     keys: OwnerKeys
     bundle: Bundle
 
-    def launch(self, mode: Mode, site: Site | None = None) -> Launch:
-        """Return the machine that this job is for.
+    def launch(self, mode: Mode, site: Site | None = None, volumes: tuple[Disk, ...] = ()) -> Launch:
+        """Return the machine that this job is for, with the disks of its `volumes`.
 
         Raises:
             FormatError: as `signed_launch`.
         """
         return signed_launch(
-            self.manifest, self.bundle, mode, self.keys, smt=self.file.smt, packs=self.packs, site=site
+            self.manifest,
+            self.bundle,
+            mode,
+            self.keys,
+            smt=self.file.smt,
+            packs=self.packs,
+            volumes=volumes,
+            site=site,
         )
 
 
@@ -191,6 +201,7 @@ def make_manifest(
         network=job.network,
         kind=job.kind,
         access=job.access,
+        checkpoint=_checkpoint(job),
         recipients=job.recipients,
     )
     try:
@@ -198,3 +209,12 @@ def make_manifest(
     except FormatError as error:
         raise ConfigError(f"job {job.name} cannot be run: {error.message}") from error
     return manifest
+
+
+def _checkpoint(job: JobFile) -> Checkpoint | None:
+    wish = job.checkpoint
+    if wish is None:
+        return None
+    # It may be made on a blank disk as long as the owner says so with its key: the manifest stays the same for every launch.
+    volume = Volume(name=CHECKPOINT, luks_uuid=str(uuid.uuid4()), size=wish.size, create=True)
+    return Checkpoint(volume=volume, grace_seconds=wish.grace_seconds)

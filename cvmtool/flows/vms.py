@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import secrets
 import time
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -29,13 +28,12 @@ from cvmtool.flows.reporter import Reporter
 from cvmtool.flows.train import BOOT_SECONDS, job_policy
 from cvmtool.flows.vmrecords import MANIFEST_FILE, POLICY_FILE, VmDir, VmRecord, find_vm
 from cvmtool.flows.vmstate import Milestone
-from cvmtool.flows.volumes import VolumeRecord, Volumes
+from cvmtool.flows.volumes import VolumeRecord, Volumes, make_volume, remove_volumes
 from cvmtool.formats.job import Resources
 from cvmtool.formats.machine import SHELL_WORD, MachineManifest, parse_machine_manifest
 from cvmtool.host.embedded import embedded_machine_uri, embedded_root
 from cvmtool.host.hypervisor import MachineState, choose_uri
 from cvmtool.image.bundle import Bundle
-from cvmtool.owner.epochs import History
 from cvmtool.owner.jobfile import Restart
 from cvmtool.owner.kds import AMD_URL
 from cvmtool.owner.keystore import OwnerKeys
@@ -43,7 +41,6 @@ from cvmtool.owner.launchsign import public_key
 from cvmtool.owner.policy import Policy
 from cvmtool.owner.policyfile import encode_policy
 
-VOLUMES_FOLDER = ".volumes"  # below the host's directory of machines; no machine can have the name
 _ALIVE = frozenset({MachineState.RUNNING, MachineState.PAUSED, MachineState.NO_ROOM})
 
 
@@ -133,7 +130,7 @@ def start_vm(wanted: Wanted, settings: Settings, reporter: Reporter, *, reach: O
             host = reach(here)
             try:
                 for name, size in wanted.volumes:
-                    made.append(_new_volume(host, volumes, name, size, machine=wanted.name, target=target))
+                    made.append(make_volume(host, volumes, name, size, machine=wanted.name, target=target))
             finally:
                 host.close()
             used += made
@@ -246,7 +243,7 @@ def destroy_vm(name: str, settings: Settings, *, keep_volumes: bool = False, for
             for record in own:
                 volumes.save(replace(record, machine=""))
         elif own:
-            _remove_volumes(own, volumes, here, open_host)
+            remove_volumes(own, volumes, here, open_host)
         folder.remove()
     return True
 
@@ -279,7 +276,7 @@ def remove_volume(record: VolumeRecord, settings: Settings) -> None:
         raise ConfigError(
             f"the volume {record.name} belongs to {record.machine}", hint=f"cvmtool vm destroy {record.machine}"
         )
-    _remove_volumes([record], Volumes(settings.volumes_dir), replace(settings, host=record.host), open_host)
+    remove_volumes([record], Volumes(settings.volumes_dir), replace(settings, host=record.host), open_host)
 
 
 def _platform(settings: Settings, *, simulated: bool) -> Platform:
@@ -304,24 +301,6 @@ def _existing(wanted: Wanted, volumes: Volumes, target: str) -> list[VolumeRecor
             raise ConfigError(f"the volume {record.name} is on {record.host}; the machine would be on {target}")
         found.append(record)
     return found
-
-
-def _new_volume(host: Host, volumes: Volumes, name: str, size: int, *, machine: str, target: str) -> VolumeRecord:
-    luks_uuid = str(uuid.uuid4())
-    folder = f"{host.machines}/{VOLUMES_FOLDER}"
-    record = VolumeRecord(
-        luks_uuid=luks_uuid,
-        name=name,
-        size=size,
-        host=target,
-        path=f"{folder}/{luks_uuid}.img",
-        machine=machine,
-        history=History(),
-    )
-    volumes.save(record)  # first: what the host holds is never unknown to its owner
-    host.files.make_dir(folder)
-    host.files.make_sparse(record.path, size)
-    return record
 
 
 def _commit(
@@ -361,18 +340,8 @@ def _undo(folder: VmDir, made: list[VolumeRecord], volumes: Volumes, settings: S
         if load_record(settings.records_dir, folder.record.name) is not None:
             return  # its host does not answer; `vm destroy` tries again
         if made:
-            _remove_volumes(made, volumes, here, reach)
+            remove_volumes(made, volumes, here, reach)
         for luks_uuid in folder.record.volumes:
             with suppress(ConfigError):
                 volumes.save(replace(volumes.load(luks_uuid), machine=""))
         folder.remove()
-
-
-def _remove_volumes(records: list[VolumeRecord], volumes: Volumes, settings: Settings, reach: OpenHost) -> None:
-    host = reach(settings)
-    try:
-        for record in records:
-            host.files.remove(record.path)
-            volumes.forget(record.luks_uuid)
-    finally:
-        host.close()

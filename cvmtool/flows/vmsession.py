@@ -11,29 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cvmtool.errors import AppraisalError, CvmError, FreshnessError, HostError, VerificationError
+from cvmtool.errors import AppraisalError, CvmError, HostError
 from cvmtool.flows.attach import Attached, StageOf, attach
 from cvmtool.flows.attempts import Attempt, SessionNote, now
 from cvmtool.flows.run import agent_stage, verdict_document
 from cvmtool.flows.vmrecords import EVIDENCE_FILE, VERDICT_FILE
 from cvmtool.flows.vms import Vm
 from cvmtool.flows.vmstate import Milestone
-from cvmtool.flows.volumes import VolumeRecord
-from cvmtool.formats.control import ControlError, Op, Stage
+from cvmtool.flows.volumestates import States, volume_verdict
+from cvmtool.formats.control import Op, Stage
 from cvmtool.formats.release import Secrets
 from cvmtool.formats.wire import JsonObject, to_base64
 from cvmtool.host.channel import GuestError
 from cvmtool.owner.seal import seal
-
-_NOTHING_WRITTEN = frozenset(
-    {
-        ControlError.VOLUME_MISSING,
-        ControlError.VOLUME_HEADER,
-        ControlError.VOLUME_KEY,
-        ControlError.VOLUME_ROLLED_BACK,
-    }
-)
-"""After these the guest has not marked the volume."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,21 +92,17 @@ def unlock(vm: Vm, opened: VmSession) -> JsonObject:
     channel, manifest = opened.attached.channel, vm.challenge.manifest
     if opened.stage is Stage.WAITING:
         channel.request(Op.CONFIGURE, manifest=to_base64(manifest.encode()), certificates="")
-    begun = _begin(vm)
-    keys = vm.challenge.keys
-    secrets = {item.luks_uuid: item.history.secret(keys.volume_passphrase(item.luks_uuid)) for item in begun}
-    sealed = seal(opened.attached.guest, Secrets(volumes=secrets), manifest=manifest)
+    states = States(vm.volumes, vm.record.volumes)
+    secrets = Secrets(volumes=states.secrets(vm.challenge.keys))
+    sealed = seal(opened.attached.guest, secrets, manifest=manifest)
     opened.note.released = True
     vm.folder.save()  # before it is on its way
     try:
         answer = channel.request(Op.RELEASE, sealed=to_base64(sealed))
     except GuestError as error:
-        for record in begun:
-            if record.name == error.volume and error.error in _NOTHING_WRITTEN:
-                vm.volumes.save(record.withdrawn())
-        raise _volume_changed(error) or error from error
-    for record in begun:
-        vm.volumes.save(record.acknowledged())
+        states.refused(error)
+        raise volume_verdict(error) or error from error
+    states.acknowledge()
     vm.folder.reach(Milestone.UNLOCKED)
     timings = answer.get("timings")
     return timings if isinstance(timings, dict) else {}
@@ -130,15 +116,7 @@ def stop(vm: Vm, opened: VmSession) -> None:
         HostError: it does not go.
     """
     if opened.stage is Stage.UNLOCKED:
-        begun = _begin(vm)
-        if begun:
-            epochs = {record.name: record.history.next.to_json() for record in begun}
-            try:
-                opened.attached.channel.request(Op.COMMIT, epochs=epochs)
-            except GuestError as error:
-                raise _volume_changed(error) or error from error
-            for record in begun:
-                vm.volumes.save(record.acknowledged())
+        States(vm.volumes, vm.record.volumes).commit(opened.attached.channel)
     opened.attached.channel.request(Op.POWEROFF)
     if not vm.machine.wait_off():
         raise HostError(f"{vm.record.name} does not power off", hint=f"cvmtool vm stop --force {vm.record.name}")
@@ -159,28 +137,3 @@ def _stopped(vm: Vm) -> None:
     if vm.record.attempts:
         vm.record.attempts[-1].end("stopped by its owner")
     vm.folder.reach(Milestone.DEFINED)
-
-
-def _begin(vm: Vm) -> list[VolumeRecord]:
-    begun = [vm.volumes.load(luks_uuid).begun() for luks_uuid in vm.record.volumes]
-    for record in begun:
-        vm.volumes.save(record)
-    return begun
-
-
-def _volume_changed(error: GuestError) -> CvmError | None:
-    """Return the owner's verdict if what the guest met is a volume that the host changed."""
-    name = error.volume or "unknown"
-    if error.error == ControlError.VOLUME_ROLLED_BACK:
-        return FreshnessError(
-            f"volume {name}: the host gave back an earlier state of it",
-            detail=error.detail,
-            hint="it was not opened for writing; have the host restore the newest state",
-        )
-    if error.error in {ControlError.VOLUME_INTEGRITY, ControlError.VOLUME_HEADER, ControlError.VOLUME_KEY}:
-        return VerificationError(
-            f"volume {name}: {error.error}: it is not what its guest wrote",
-            detail=error.detail,
-            hint="the host changed the disk, or its copy is damaged",
-        )
-    return None

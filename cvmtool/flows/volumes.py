@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import secrets
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from cvmtool.config import private_dir, write_atomic
+from cvmtool.config import Settings, private_dir, write_atomic
 from cvmtool.errors import ConfigError, FormatError
+from cvmtool.flows.hosts import Host, OpenHost
 from cvmtool.formats.pack import parse_uuid
 from cvmtool.formats.volume import MARK_SIZE, Volume
 from cvmtool.formats.wire import parse_json
@@ -24,6 +26,7 @@ from cvmtool.owner.epochs import History, parse_history
 
 SCHEMA = "cvmtool/volume-record/v1"
 MAX_RECORD = 65_536  # bytes
+VOLUMES_FOLDER = ".volumes"  # below the host's directory of machines; no machine can have the name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,48 @@ class Volumes:
     def forget(self, luks_uuid: str) -> None:
         """Remove a record. What the volume holds is lost with it: its states can no longer be told apart. Idempotent."""
         (self._folder / f"{parse_uuid(luks_uuid, what='volume')}.json").unlink(missing_ok=True)
+
+
+def make_volume(
+    host: Host, volumes: Volumes, name: str, size: int, *, machine: str, target: str, luks_uuid: str | None = None
+) -> VolumeRecord:
+    """Make the file of a new volume on its host; it is blank until a guest makes the volume on it.
+
+    `size`: bytes. `target`: the host as records name it. `luks_uuid`: None for a new one.
+
+    Raises:
+        HostError: the host has no room, or does not answer; the record stays.
+    """
+    luks_uuid = luks_uuid or str(uuid.uuid4())
+    folder = f"{host.machines}/{VOLUMES_FOLDER}"
+    record = VolumeRecord(
+        luks_uuid=luks_uuid,
+        name=name,
+        size=size,
+        host=target,
+        path=f"{folder}/{luks_uuid}.img",
+        machine=machine,
+        history=History(),
+    )
+    volumes.save(record)  # first: what the host holds is never unknown to its owner
+    host.files.make_dir(folder)
+    host.files.make_sparse(record.path, size)
+    return record
+
+
+def remove_volumes(records: list[VolumeRecord], volumes: Volumes, settings: Settings, reach: OpenHost) -> None:
+    """Delete the files of volumes on the host of the settings, and then what opens them.
+
+    Raises:
+        HostError: the host does not answer.
+    """
+    host = reach(settings)
+    try:
+        for record in records:
+            host.files.remove(record.path)
+            volumes.forget(record.luks_uuid)
+    finally:
+        host.close()
 
 
 def _parse(data: bytes, *, what: str) -> VolumeRecord:

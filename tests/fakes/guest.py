@@ -84,7 +84,7 @@ class FakeGuest:
         self.opened = {root: bytes(passphrase) for root, passphrase in passphrases.items()}
         return dict.fromkeys(self.opened, 0)
 
-    def _run(self, _manifest, _packs, log, rooms: Rooms) -> Outcome:
+    def _run(self, _manifest, _mounted, log, rooms: Rooms, _ending) -> Outcome:
         log.add(Stream.STDOUT, b"epoch 1\n")
         for name, data in self._outputs.items():
             path = rooms.outputs / name

@@ -16,7 +16,7 @@ from cvmtool.flows.records import load_record
 from cvmtool.flows.vmrecords import VmDir, VmRecord, find_vm
 from cvmtool.flows.vms import Wanted, destroy_vm, host_of, remove_volume, start_vm
 from cvmtool.flows.vmwatch import watch
-from cvmtool.flows.volumes import Volumes
+from cvmtool.flows.volumes import Volumes, make_volume
 from cvmtool.formats.job import Resources
 from cvmtool.host.embedded import embedded_machine_uri
 from cvmtool.host.files import LocalFiles
@@ -186,7 +186,7 @@ def test_a_machine_half_made_is_destroyed_by_name(settings, libvirt):
 def test_a_volume_that_is_kept_goes_into_another_machine_once(bundle, settings, reach):
     volumes = Volumes(settings.volumes_dir)
     host = reach(settings)
-    kept = vms._new_volume(host, volumes, "data", SIZE, machine="", target=settings.host)
+    kept = make_volume(host, volumes, "data", SIZE, machine="", target=settings.host)
     assert Path(kept.path).stat().st_size == SIZE
     volumes.save(replace(kept, machine="other"))
     with pytest.raises(HostError, match="belongs to the machine other"):
