@@ -54,6 +54,8 @@ EOF
     if [ "$tests" = yes ]; then
         cat <<EOF
 openssh-server|-|tests: the guest's SSH configuration, on the loopback (the service stays off)
+nftables|-|tests: the guest's packet filter, in namespaces of its own
+iproute2|-|tests: those namespaces
 skopeo|-|tests: reads our OCI images with somebody else's code
 cpio|-|tests: unpacks our initrd with somebody else's code
 libvirt-clients|11.0|tests: checks our domain against libvirt's own schema

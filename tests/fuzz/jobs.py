@@ -7,11 +7,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from cvmtool.formats import clienthello, jobterms, wire
+from cvmtool.formats import clienthello, egress, jobterms, wire
 from cvmtool.owner import age
 from tests import samples
-from tests.fuzz.parser import Parser, seeds, text
-from tests.unit.formats import test_clienthello
+from tests.fuzz.parser import Parser, json_object, seeds, text
+from tests.unit.formats import test_clienthello, test_egress
 from tests.unit.owner import test_age
 
 _KEY = "term"
@@ -33,6 +33,11 @@ PARSERS = {
     "formats.clienthello.read_client_hello": Parser(
         clienthello.read_client_hello,
         seeds(test_clienthello.REAL, test_clienthello.records(test_clienthello.hello(), 20)),
+    ),
+    "formats.egress.parse_egress": Parser(
+        json_object(egress.parse_egress),
+        seeds(wire.canonical_json(test_egress.EGRESS.to_json())),
+        write=lambda value: wire.canonical_json(value.to_json()),
     ),
     "formats.jobterms.parse_access": _term(jobterms.parse_access, "access", lambda access: access.to_json()),
     "formats.jobterms.parse_checkpoint": _term(
