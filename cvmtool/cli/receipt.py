@@ -194,6 +194,7 @@ def _as_json(statement: Statement) -> dict[str, Any]:
         ],
         "network": statement.network.value,
         "access": [item.value for item in statement.access],
+        "accesses": statement.accesses.to_json(),
         "gpus": statement.gpus,
         "outputs": [
             {"name": item.name, "kind": item.kind.value, "size": item.size, "sha256": item.sha256}

@@ -18,6 +18,8 @@ CONTROL_ADDRESS = ("127.0.0.1", 7010)
 CLIENT_ADDRESS = ("127.0.0.1", 7011)
 """Where a job's clients reach the agent: `CLIENT_OPS`, and nothing else."""
 OWNER_USER = "owner"
+TUNNEL_PIECE = 65_536
+"""Bytes in one frame of a tunnel, or of a command's input, at most: an agent holds no more of each."""
 
 
 class Op(StrEnum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -55,6 +55,20 @@ class Access(StrEnum):
     SHELL = "shell"
     EXEC = "exec"
     TUNNEL = "tunnel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accesses:
+    """How often the running container was reached into. Both stand in a statement only if there was any."""
+
+    exec: int = 0
+    """Commands that were run in it."""
+    tunnels: int = 0
+    """Connections to its ports that carried anything, of its owner or a client."""
+
+    def to_json(self) -> JsonObject:
+        """Return those that were."""
+        return {name: count for name, count in (("exec", self.exec), ("tunnels", self.tunnels)) if count}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +118,7 @@ class Statement:
     nonce: bytes
     owner_key: bytes
     evidence: Evidence
+    accesses: Accesses = field(default_factory=Accesses)
 
     def encode(self) -> bytes:
         """Return the in-toto statement as canonical JSON."""
@@ -118,7 +133,7 @@ class Statement:
                 "predicate": {
                     "buildDefinition": self._definition(),
                     "runDetails": self._details(),
-                    "result": {"exitCode": self.exit_code},
+                    "result": self._result(),
                     "attestation": {
                         "kind": ATTESTATION_KIND,
                         "simulated": self.simulated,
@@ -129,6 +144,10 @@ class Statement:
                 },
             }
         )
+
+    def _result(self) -> JsonObject:
+        accesses = self.accesses.to_json()
+        return {"exitCode": self.exit_code} | ({"accesses": accesses} if accesses else {})
 
     def _definition(self) -> JsonObject:
         return {
@@ -170,7 +189,8 @@ def parse_statement(payload: bytes) -> Statement:
     _require(value, "statement", {"_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE}, "subject", "predicate")
     predicate = typed(value, "predicate", dict, what="statement")
     _require(predicate, "predicate", {}, "buildDefinition", "runDetails", "result", "attestation")
-    result = _child(predicate, "result", "predicate", "exitCode")
+    result: JsonObject = typed(predicate, "result", dict, what="predicate")
+    members(result, what="result", required={"exitCode"}, optional=frozenset({"accesses"}))
     attestation = _child(
         predicate, "attestation", "predicate", "simulated", "nonce", "ownerKey", "evidence", kind=ATTESTATION_KIND
     )
@@ -178,6 +198,7 @@ def parse_statement(payload: bytes) -> Statement:
     return Statement(
         outputs=_outputs(typed(value, "subject", list, what="statement")),
         exit_code=natural(result, "exitCode", what="result", most=255),
+        accesses=_accesses(result["accesses"]) if "accesses" in result else Accesses(),
         simulated=simulated,
         nonce=parse_hex(attestation["nonce"], 32, what="attestation.nonce"),
         owner_key=parse_hex(attestation["ownerKey"], 32, what="attestation.ownerKey"),
@@ -185,6 +206,15 @@ def parse_statement(payload: bytes) -> Statement:
         **_read_definition(predicate),
         **_read_details(predicate, simulated=simulated),
     )
+
+
+def _accesses(value: object) -> Accesses:
+    what = "result.accesses"
+    counts: JsonObject = value if isinstance(value, dict) else {}
+    members(counts, what=what, required=set(), optional=frozenset({"exec", "tunnels"}))
+    if not counts:
+        raise FormatError(f"{what} counts nothing; then the key must be absent")
+    return Accesses(**{name: natural(counts, name, what=what, least=1) for name in counts})
 
 
 def _read_definition(predicate: JsonObject) -> dict[str, Any]:

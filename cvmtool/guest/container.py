@@ -37,6 +37,9 @@ _PIECE = 65_536  # bytes of one log record at most
 _EMPTY_SECONDS = 30.0  # until killed processes are gone
 _MIB = 1 << 20
 _CGROUP = "job"  # below the hierarchy's root
+_CONTAINER = f"{_CGROUP}/container"
+CONTAINER_ID = "job"
+"""crun's name for it."""
 _ROOT = "root"  # the container's root file system, below the work directory
 
 
@@ -72,6 +75,11 @@ class Rooms:
     def outputs(self) -> Path:
         """What the container sees as /outputs."""
         return self.work / "outputs"
+
+    @property
+    def container_cgroup(self) -> Path:
+        """The container's own control group, which crun makes."""
+        return self.cgroups / _CONTAINER
 
 
 class Cgroup:
@@ -141,7 +149,12 @@ def run_container(
         bundle = _prepare(manifest, mounted, rooms)
         try:
             process = capture(
-                "crun", f"--root={rooms.work}/crun", "--cgroup-manager=cgroupfs", "run", f"--bundle={bundle}", "job"
+                "crun",
+                f"--root={rooms.work}/crun",
+                "--cgroup-manager=cgroupfs",
+                "run",
+                f"--bundle={bundle}",
+                CONTAINER_ID,
             )
             deadline = time.monotonic() + manifest.limits.seconds
             in_time = _attend(process, log, ending, deadline=deadline, rooms=rooms)
@@ -152,14 +165,15 @@ def run_container(
         log.add(Stream.STDERR, f"cvmtool: the container cannot be run: {error}\n".encode())
         return Outcome(exit_code=NOT_STARTED, cause=Cause.RUNTIME, started=started, finished=_now())
     if ending.wanted:
-        return Outcome(exit_code=_exit_code(code), cause=Cause.STOPPED, started=started, finished=_now())
+        return Outcome(exit_code=exit_code(code), cause=Cause.STOPPED, started=started, finished=_now())
     if not in_time:
         return Outcome(exit_code=TIMED_OUT, cause=Cause.TIMEOUT, started=started, finished=_now())
     cause = Cause.MEMORY if cgroup.out_of_memory else Cause.EXITED
-    return Outcome(exit_code=_exit_code(code), cause=cause, started=started, finished=_now())
+    return Outcome(exit_code=exit_code(code), cause=cause, started=started, finished=_now())
 
 
-def _exit_code(code: int) -> int:
+def exit_code(code: int) -> int:
+    """Return a program's exit code as shells have it: 128 and more for a signal."""
     return code if code >= 0 else 128 - code
 
 
@@ -201,7 +215,7 @@ def _prepare(manifest: JobManifest, mounted: dict[str, Path], rooms: Rooms) -> P
         outputs=rooms.outputs,
         checkpoint=mounted[CHECKPOINT] if manifest.checkpoint else None,
         seccomp=convert_profile(rooms.seccomp.read_bytes(), kernel=kernel),
-        cgroup=f"/{_CGROUP}/container",
+        cgroup=f"/{_CONTAINER}",
     )
     (bundle / "config.json").write_bytes(canonical_json(config))
     return bundle
@@ -233,7 +247,7 @@ def _attend(process: subprocess.Popen[bytes], log: LogBook, ending: Ending, *, d
                     if key.data is ending:
                         selector.unregister(ending.descriptor)
                         # The first process of a PID namespace gets it only if it has a handler: one without is killed later.
-                        run("crun", f"--root={rooms.work}/crun", "kill", "job", "TERM")
+                        run("crun", f"--root={rooms.work}/crun", "kill", CONTAINER_ID, "TERM")
                         continue
                     data = os.read(key.fd, _PIECE)
                     if data:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.control import CONTROL_ADDRESS, ControlError, Op
 from cvmtool.formats.evidence import MAX_CERT_TABLE
-from cvmtool.formats.job import MAX_MANIFEST
-from cvmtool.formats.jobterms import MAX_GRACE
+from cvmtool.formats.job import MAX_ARGUMENTS, MAX_MANIFEST
+from cvmtool.formats.jobterms import MAX_GRACE, MAX_PORT
 from cvmtool.formats.release import MAX_SECRETS
 from cvmtool.formats.volume import epoch_from
 from cvmtool.formats.wire import (
@@ -32,26 +33,40 @@ from cvmtool.formats.wire import (
     natural,
     parse_base64,
     parse_canonical_json,
-    read_frame,
     typed,
 )
+from cvmtool.guest.frames import receive
 from cvmtool.guest.life import Life
+from cvmtool.guest.reach import MOST_AT_ONCE
 from cvmtool.guest.refusal import RefusedError
 
-_MOST_CONNECTIONS = 32
+_MOST_CONNECTIONS = 32 + MOST_AT_ONCE  # so many requests, whatever else goes on
 _REQUEST_SECONDS = 60.0  # to send one request
 _SEND_SECONDS = 3_600.0  # an owner that stops reading a stream for longer has gone
 
+Talk = Callable[[socket.socket], None]
+"""Answers the request itself, and then takes the connection until it is over."""
 Answer = tuple[JsonObject, Iterator[bytes] | None]
 """What goes into the answer, and the data that follows it."""
 
 
 class ControlService:
-    """Serves the control address until the guest ends; `poweroff` is called when the owner asks for that."""
+    """Serves an address until the guest ends; `poweroff` is called when the owner asks for that.
 
-    def __init__(self, life: Life, poweroff: Callable[[], None], *, address: tuple[str, int] = CONTROL_ADDRESS) -> None:
+    The control address is the owner's. At that of clients only some operations are done, and are unknown otherwise.
+    """
+
+    def __init__(
+        self,
+        life: Life,
+        poweroff: Callable[[], None],
+        *,
+        address: tuple[str, int] = CONTROL_ADDRESS,
+        ops: frozenset[Op] = frozenset(Op),
+    ) -> None:
         self._life = life
         self._poweroff = poweroff
+        self._ops = ops
         self._places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         self._listener = socket.create_server(address, backlog=_MOST_CONNECTIONS)
 
@@ -89,7 +104,10 @@ class ControlService:
         """Answer one request; whether it was the wish to end."""
         op = None
         try:
-            op, request = _parse_request(read_frame(lambda size: _read_exactly(connection, size)))
+            op, request = _parse_request(receive(connection), self._ops)
+            if op in {Op.EXEC, Op.TUNNEL}:
+                self._talk(op, request)(connection)
+                return False
             answer, data = self._do(op, request)
         except FormatError as error:
             connection.sendall(_refusal(ControlError.REQUEST, error.message))
@@ -120,8 +138,6 @@ class ControlService:
             Op.FETCH: {"name", "offset"},
             Op.COMMIT: {"epochs"},
             Op.STOP: {"grace_seconds"},
-            Op.EXEC: {"args"},
-            Op.TUNNEL: {"port"},
         }
         members(request, what=what, required={"op"} | fields.get(op, set()))
         match op:
@@ -154,14 +170,23 @@ class ControlService:
             case Op.STOP:
                 self._life.job.stop(natural(request, "grace_seconds", what=what, most=MAX_GRACE))
                 return {}, None
-            case Op.EXEC | Op.TUNNEL:
-                raise RefusedError(ControlError.ACCESS, f"this guest does not do {op.value}")
-            case Op.POWEROFF:
+            case _:  # poweroff: the caller's part; what talks is `_talk`'s
                 return {}, None
 
+    def _talk(self, op: Op, request: JsonObject) -> Talk:
+        what = f"request {op.value}"
+        if op is Op.TUNNEL:
+            members(request, what=what, required={"op", "port"})
+            return partial(self._life.job.tunnel, natural(request, "port", what=what, least=1, most=MAX_PORT))
+        members(request, what=what, required={"op", "args"})
+        args = typed(request, "args", list, what=what)
+        if not 1 <= len(args) <= MAX_ARGUMENTS or not all(isinstance(item, str) and "\0" not in item for item in args):
+            raise FormatError(f"{what}.args is no list of 1 to {MAX_ARGUMENTS} strings without NUL")
+        return partial(self._life.job.command, tuple(args))
 
-def _parse_request(frame: Frame) -> tuple[Op, JsonObject]:
-    """Read a request frame (from an authenticated owner, else unverified).
+
+def _parse_request(frame: Frame, ops: frozenset[Op]) -> tuple[Op, JsonObject]:
+    """Read a request frame for one of `ops` (from somebody who has logged in, else unverified).
 
     Raises:
         FormatError: another kind of frame, not an object, or an unknown operation.
@@ -170,22 +195,11 @@ def _parse_request(frame: Frame) -> tuple[Op, JsonObject]:
         raise FormatError(f"request is a frame of kind {frame.kind.value!r}; {Kind.JSON.value!r} is required")
     request = parse_canonical_json(frame.payload, what="request", limit=MAX_FRAME)
     name = request.get("op")
-    try:
-        return Op(str(name)), request
-    except ValueError as error:
-        raise FormatError(f"request.op is {str(name)[:32]!r}; one of {', '.join(Op)} is required") from error
+    if name not in tuple(ops):
+        raise FormatError(f"request.op is {str(name)[:32]!r}; one of {', '.join(sorted(ops))} is required")
+    return Op(str(name)), request
 
 
 def _refusal(error: ControlError, detail: str, **names: str | None) -> bytes:
     named = {kind: name for kind, name in names.items() if name is not None}
     return json_frame({"ok": False, "error": error.value, "detail": detail, **named})
-
-
-def _read_exactly(connection: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        piece = connection.recv(size - len(data))
-        if not piece:
-            raise ConnectionError("the connection ended within a request")
-        data += piece
-    return bytes(data)

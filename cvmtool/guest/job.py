@@ -8,6 +8,7 @@ Spec: docs/protocol.md sections 5 and 11.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from cvmtool.guest.ending import Ending
 from cvmtool.guest.keys import BootKeys
 from cvmtool.guest.log import LogBook
 from cvmtool.guest.outputs import Accepted, Rejected, collect
+from cvmtool.guest.reach import Reach
 from cvmtool.guest.receipt import sign_receipt
 from cvmtool.guest.refusal import RefusedError
 
@@ -86,6 +88,7 @@ class Job:
         self._log: LogBook | None = None
         self._results: _Results | None = None
         self._ending = Ending()
+        self._reach = Reach(manifest, self._rooms)
         self._drawer = self._hands.make_drawer(manifest)
 
     def status(self) -> JsonObject:
@@ -136,6 +139,24 @@ class Job:
         if self._stage not in {Stage.RUNNING, Stage.DONE}:
             raise RefusedError(ControlError.ORDER, f"the stage is {self._stage.value}; running is required")
         self._ending.ask(grace_seconds)
+
+    def tunnel(self, port: int, owner: socket.socket) -> None:
+        """Carry a connection to a port of the container, until it is over.
+
+        Raises:
+            RefusedError: `order`: the container does not run; `access`, as `Reach.tunnel`.
+        """
+        self._require(Stage.RUNNING)
+        self._reach.tunnel(port, owner)
+
+    def command(self, args: tuple[str, ...], owner: socket.socket) -> None:
+        """Run a command in the container, until it is over.
+
+        Raises:
+            RefusedError: `order`: the container does not run; `access`, as `Reach.command`.
+        """
+        self._require(Stage.RUNNING)
+        self._reach.command(args, owner)
 
     def commit(self, epochs: dict[str, Epoch]) -> None:
         """Write the checkpoint volume to its disk with its mark; the container works on.
@@ -211,6 +232,7 @@ class Job:
             outcome=outcome,
             outputs=accepted,
             log=log,
+            accesses=self._reach.close(),
             simulated=self._simulated,
         )
         with self._changing:

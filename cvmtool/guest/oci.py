@@ -63,20 +63,7 @@ def render_config(
         "ociVersion": "1.0.2",
         "hostname": "job",
         "root": {"path": str(root), "readonly": True},
-        "process": {
-            "terminal": False,
-            "user": {"uid": NOBODY, "gid": NOBODY, "umask": 0o022},
-            "args": list(manifest.container.args),
-            "env": [f"{name}={value}" for name, value in (_ENVIRONMENT | dict(manifest.container.env)).items()],
-            "cwd": manifest.container.workdir,
-            "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},
-            "noNewPrivileges": True,
-            "oomScoreAdj": 1000,  # the agent must outlive the job to say how it ended
-            "rlimits": [
-                {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
-                {"type": "RLIMIT_NOFILE", "hard": 65_536, "soft": 65_536},
-            ],
-        },
+        "process": render_process(manifest, manifest.container.args),
         "mounts": _mounts(manifest, inputs, outputs, checkpoint),
         "linux": {
             "namespaces": [{"type": kind} for kind in _NAMESPACES],
@@ -91,6 +78,24 @@ def render_config(
             "maskedPaths": list(_MASKED),
             "readonlyPaths": list(_READ_ONLY),
         },
+    }
+
+
+def render_process(manifest: JobManifest, args: tuple[str, ...]) -> JsonObject:
+    """Return how a process of the container is started: the job's own, and a command of its owner with no more rights."""
+    return {
+        "terminal": False,
+        "user": {"uid": NOBODY, "gid": NOBODY, "umask": 0o022},
+        "args": list(args),
+        "env": [f"{name}={value}" for name, value in (_ENVIRONMENT | dict(manifest.container.env)).items()],
+        "cwd": manifest.container.workdir,
+        "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},
+        "noNewPrivileges": True,
+        "oomScoreAdj": 1000,  # the agent must outlive the job to say how it ended
+        "rlimits": [
+            {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
+            {"type": "RLIMIT_NOFILE", "hard": 65_536, "soft": 65_536},
+        ],
     }
 
 

@@ -83,3 +83,35 @@ def capture(*argv: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(argv, stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_ENVIRONMENT)
     finally:
         os.close(end)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piped:
+    """A running program, and this side's descriptors of the pipes to it. Writing to it does not block."""
+
+    process: subprocess.Popen[bytes]
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+def converse_by_pipes(*argv: str) -> Piped:
+    """Start a program whose three streams are the caller's, who closes them.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    stdin, to_it = os.pipe2(os.O_CLOEXEC)
+    stdout, its_output = os.pipe2(os.O_CLOEXEC)
+    stderr, its_complaints = os.pipe2(os.O_CLOEXEC)
+    try:
+        process = subprocess.Popen(argv, stdin=stdin, stdout=its_output, stderr=its_complaints, env=_ENVIRONMENT)
+    except OSError:
+        for end in (to_it, stdout, stderr):
+            os.close(end)
+        raise
+    finally:
+        for end in (stdin, its_output, its_complaints):
+            os.close(end)
+    os.set_blocking(to_it, False)
+    return Piped(process=process, stdin=to_it, stdout=stdout, stderr=stderr)

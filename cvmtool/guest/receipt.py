@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from cvmtool.formats.dsse import Envelope, key_id, pae
 from cvmtool.formats.job import JobManifest
-from cvmtool.formats.receipt import InputDigest, OutputDigest, Statement
+from cvmtool.formats.receipt import Access, Accesses, InputDigest, OutputDigest, Statement
 from cvmtool.guest.attest import Attested
 from cvmtool.guest.container import Outcome
 from cvmtool.guest.keys import BootKeys
@@ -29,6 +29,7 @@ def sign_receipt(
     outcome: Outcome,
     outputs: list[Accepted],
     log: LogBook,
+    accesses: Accesses,
     simulated: bool,
 ) -> Envelope:
     """Return the signed receipt of a job that has ended; `released` is the challenge under which its keys came."""
@@ -40,7 +41,7 @@ def sign_receipt(
         ),
         manifest_sha256=released.challenge.manifest_sha256,
         network=manifest.network,
-        access=(),  # a job's guest serves none: a shell is a machine's alone (cvmtool.guest.machine)
+        access=_allowed(manifest),
         gpus=manifest.resources.gpus,
         container_digest=manifest.container.oci_digest,
         inputs=tuple(InputDigest(name=pack.name, role=pack.role, root_hash=pack.root_hash) for pack in manifest.packs),
@@ -51,9 +52,16 @@ def sign_receipt(
         log_sha256=log.sha256,
         log_size=log.size,
         exit_code=outcome.exit_code,
+        accesses=accesses,
         simulated=simulated,
         nonce=released.challenge.nonce,
         owner_key=released.challenge.owner_key,
         evidence=released.evidence,
     ).encode()
     return Envelope(payload=payload, keyid=key_id(keys.receipt_key), signature=keys.receipt.sign(pae(payload)))
+
+
+def _allowed(manifest: JobManifest) -> tuple[Access, ...]:
+    """Return how the container could be reached. A shell is a machine's alone (cvmtool.guest.machine)."""
+    named = ((Access.EXEC, manifest.access.exec), (Access.TUNNEL, bool(manifest.access.tunnels)))
+    return tuple(access for access, allowed in named if allowed)

@@ -107,6 +107,8 @@ def _guest(statement: Statement) -> Iterator[str]:
     yield "the container had no network" if statement.network == "none" else f"network: {statement.network}"
     if statement.access:
         yield f"the owner could reach into it while it ran: {', '.join(statement.access)}"
+        used = statement.accesses
+        yield f"that was done: {used.exec} commands, and {used.tunnels} connections that carried anything"
     else:
         yield "nobody could log in to it, run a command in it or open a tunnel to it while it ran"
 

@@ -16,7 +16,7 @@ from cvmtool.errors import FormatError
 from cvmtool.formats.evidence import Evidence
 from cvmtool.formats.job import Network, OutputKind
 from cvmtool.formats.pack import Role
-from cvmtool.formats.receipt import Access, InputDigest, OutputDigest, Statement, parse_statement
+from cvmtool.formats.receipt import Access, Accesses, InputDigest, OutputDigest, Statement, parse_statement
 from cvmtool.formats.wire import canonical_json
 from tests.samples import changed_json
 from tests.unit.formats.test_wire import JSON
@@ -73,6 +73,15 @@ def test_a_statement_round_trips():
     assert parse_statement(empty.encode()) == empty
 
 
+@pytest.mark.parametrize(
+    "accesses", [Accesses(exec=1), Accesses(tunnels=7), Accesses(exec=2, tunnels=1 << 40)], ids=str
+)
+def test_what_was_reached_stands_in_it_only_if_there_was_any(accesses):
+    used = replace(STATEMENT, accesses=accesses)
+    assert parse_statement(used.encode()) == used
+    assert b"accesses" not in STATEMENT.encode()
+
+
 def test_a_statement_is_in_totos():
     InTotoStatement.copy_from_pb(json_format.Parse(STATEMENT.encode(), InTotoMessage())).validate()
     assert BASE["_type"] == "https://in-toto.io/Statement/v1"
@@ -123,6 +132,11 @@ def test_a_dry_run_has_another_builder():
         ([*GIVEN, "access"], ["tunnel", "exec"], "sorted"),
         ([*GIVEN, "access"], ["exec", "exec"], "twice"),
         ([*GIVEN, "access"], "shell", "access"),
+        (["predicate", "result", "accesses"], {}, "absent"),
+        (["predicate", "result", "accesses"], [], "absent"),
+        (["predicate", "result", "accesses"], {"exec": 0}, "exec"),
+        (["predicate", "result", "accesses"], {"tunnels": True}, "tunnels"),
+        (["predicate", "result", "accesses"], {"shell": 1}, "shell"),
         ([*GIVEN, "gpus"], 9, "gpus"),
         ([*GIVEN, "gpus"], True, "gpus"),
         (NEEDED, [], "resolvedDependencies"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cvmtool.formats.control import ControlError
+from cvmtool.formats.control import CLIENT_OPS, ControlError, Op
 from cvmtool.formats.evidence import MAX_CERT_TABLE
 from cvmtool.formats.volume import Epoch
 from cvmtool.formats.wire import MAX_FRAME, Frame, Kind, json_frame, read_frame, to_base64
@@ -48,6 +48,14 @@ class FakeLife:
 
     def follow_log(self, offset):
         return iter([b"one", b"two"][offset:])
+
+    def tunnel(self, port, owner):
+        if port == 1:
+            raise RefusedError(ControlError.ACCESS, "not named")
+        owner.sendall(json_frame({"ok": True, "port": port}) + Frame(Kind.DATA, b"inside").encode())
+
+    def command(self, args, owner):
+        owner.sendall(json_frame({"ok": True, "args": list(args)}))
 
     def fetch(self, name, offset):
         return iter([name.encode(), b"x" * MAX_FRAME])
@@ -138,7 +146,55 @@ def test_refusal_is_words_and_the_pack_s_name(service):
     assert ask(service, op="results")[0] == {"ok": False, "error": "order", "detail": "not yet"}
 
 
+def test_what_talks_answers_for_itself(service):
+    assert ask(service, op="tunnel", port=8000) == ({"ok": True, "port": 8000}, [Frame(Kind.DATA, b"inside")])
+    assert ask(service, op="exec", args=["id", ""]) == ({"ok": True, "args": ["id", ""]}, [])
+
+
+def test_what_talks_is_refused_like_anything_else(service):
+    assert ask(service, op="tunnel", port=1)[0] == {"ok": False, "error": "access", "detail": "not named"}
+
+
+@pytest.fixture(scope="module")
+def clients(life):
+    service = ControlService(life, pytest.fail, address=("127.0.0.1", 0), ops=CLIENT_OPS)
+    service.start()
+    return service
+
+
+FIELDS = {
+    Op.CONFIGURE: {"manifest": to_base64(b"{}"), "certificates": ""},
+    Op.RELEASE: {"sealed": ""},
+    Op.LOGS: {"offset": 0},
+    Op.FETCH: {"name": "m.json", "offset": 0},
+    Op.COMMIT: {"epochs": {}},
+    Op.STOP: {"grace_seconds": 0},
+    Op.EXEC: {"args": ["id"]},
+}
+
+
+@pytest.mark.parametrize("op", sorted(set(Op) - CLIENT_OPS))
+def test_clients_get_nothing_but_status_and_tunnels(clients, life, op):
+    did = list(life.did)
+    answer, frames = ask(clients, op=op.value, **FIELDS.get(op, {}))
+    assert (answer["error"], frames, life.did) == ("request", [], did)
+    assert "status, tunnel is required" in answer["detail"]
+
+
+def test_what_clients_do_get(clients):
+    assert ask(clients, op="status")[0]["stage"] == "waiting"
+    assert ask(clients, op="tunnel", port=8000)[0] == {"ok": True, "port": 8000}
+
+
 BAD = {
+    "port of another type": json_frame({"op": "tunnel", "port": "22"}),
+    "no port": json_frame({"op": "tunnel"}),
+    "port 0": json_frame({"op": "tunnel", "port": 0}),
+    "port too high": json_frame({"op": "tunnel", "port": 65_536}),
+    "no command": json_frame({"op": "exec", "args": []}),
+    "command of another type": json_frame({"op": "exec", "args": "id"}),
+    "word of another type": json_frame({"op": "exec", "args": ["id", 1]}),
+    "word with NUL": json_frame({"op": "exec", "args": ["id\0"]}),
     "unknown operation": json_frame({"op": "shell"}),
     "no operation": json_frame({}),
     "unknown key": json_frame({"op": "status", "x": 1}),

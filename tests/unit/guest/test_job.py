@@ -5,6 +5,7 @@
 import dataclasses
 import hashlib
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -415,3 +416,23 @@ def test_end_stops_the_container_before_its_packs_close(guest):
     guest.reach(Stage.RUNNING)
     guest.life.forget()
     assert guest.did[-2:] == ["stop", "close"]
+
+
+@pytest.mark.parametrize("stage", [Stage.CONFIGURED, Stage.UNLOCKED, Stage.DONE])
+def test_nothing_is_reached_unless_the_container_runs(guest, stage):
+    guest.reach(stage)
+    with socket.socket() as owner:
+        for ask in (lambda: guest.job.tunnel(8000, owner), lambda: guest.job.command(("id",), owner)):
+            with pytest.raises(RefusedError) as refused:
+                ask()
+            assert refused.value.error is ControlError.ORDER
+
+
+def test_a_running_container_is_reached_as_its_manifest_says(guest):
+    guest.reach(Stage.RUNNING)
+    with socket.socket() as owner:
+        for ask in (lambda: guest.job.tunnel(8000, owner), lambda: guest.job.command(("id",), owner)):
+            with pytest.raises(RefusedError) as refused:
+                ask()
+            assert refused.value.error is ControlError.ACCESS  # this one says: nobody
+    guest.finish()

@@ -77,6 +77,7 @@ def test_a_providers_key_names_no_chip(receipt):
     ("field", "value", "words"),
     [
         ("access", (Access.SHELL, Access.TUNNEL), "reach into it while it ran: shell, tunnel"),
+        ("access", (Access.EXEC,), "that was done: 0 commands, and 0 connections"),
         ("outputs", (), "gave out nothing"),
         ("exit_code", 3, "exit code 3"),
     ],
