@@ -30,6 +30,7 @@ COMMANDS = {
     "measure": "The launch digest that a machine must have, worked out without it. `measure BUNDLE` measures a guest image.",
     "attest": "Read an attestation report, and decide whether to believe and accept it.",
     "data": "Seal data into packs that only an attested guest opens.",
+    "model": "Sign models, and verify who signed them (OpenSSF Model Signing).",
     "jobs": "Look at the runs that were started from this account.",
     "host": "Name the hosts that machines run on, and look after what they keep.",
     "vm": "Confidential machines without a job: start, attest, unlock, work in them, stop. And every machine there is.",

@@ -71,6 +71,11 @@ def public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
+def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """Return the SHA-256 of a public key's PEM text, hex: how signatures name a key."""
+    return hashlib.sha256(public_pem(key)).hexdigest()
+
+
 def sign_model(
     folder: Path, key: ec.EllipticCurvePrivateKey, *, progress: Progress = lambda _done, _all: None
 ) -> ModelBundle:
@@ -88,7 +93,7 @@ def sign_model(
     )
     payload = statement.encode()
     signature = key.sign(pae(payload), ec.ECDSA(_HASHES[key.curve.name]()))
-    return ModelBundle(payload=payload, signature=signature, hint=_hint(key.public_key()))
+    return ModelBundle(payload=payload, signature=signature, hint=fingerprint(key.public_key()))
 
 
 def verify_model(
@@ -131,16 +136,12 @@ def _signed(bundle: ModelBundle, key: ec.EllipticCurvePublicKey) -> bytes:
     try:
         key.verify(bundle.signature, pae(bundle.payload), ec.ECDSA(_HASHES[key.curve.name]()))
     except InvalidSignature:
-        other = f", and names the key {bundle.hint[:16]}..." if bundle.hint and bundle.hint != _hint(key) else ""
+        other = f", and names the key {bundle.hint[:16]}..." if bundle.hint and bundle.hint != fingerprint(key) else ""
         raise VerificationError(
-            f"the model's signature does not hold under the key {_hint(key)[:16]}...{other}",
+            f"the model's signature does not hold under the key {fingerprint(key)[:16]}...{other}",
             hint="is it the public key of who signed this model?",
         ) from None
     return bundle.payload
-
-
-def _hint(key: ec.EllipticCurvePublicKey) -> str:
-    return hashlib.sha256(public_pem(key)).hexdigest()
 
 
 def _digests(folder: Path, ignored: tuple[str, ...], *, links: bool, progress: Progress) -> dict[str, bytes]:

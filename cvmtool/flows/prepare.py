@@ -18,6 +18,7 @@ from cvmtool.data.oci import ImageConfig, OciImage
 from cvmtool.errors import ConfigError, FormatError
 from cvmtool.flows.decisions import Gate
 from cvmtool.flows.launch import Launch, Site
+from cvmtool.flows.models import seal_model
 from cvmtool.flows.packfile import seal_input
 from cvmtool.flows.packs import SealedPack, seal_container
 from cvmtool.flows.reporter import Reporter, Stage
@@ -31,6 +32,7 @@ from cvmtool.formats.volume import Volume
 from cvmtool.host.domain import Disk
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.jobfile import JobFile, parse_job_file
+from cvmtool.owner.jobmodel import MODEL, ModelWish
 from cvmtool.owner.keystore import OwnerKeys, generate_keys, parse_keys
 from cvmtool.owner.launchsign import sign_launch
 from cvmtool.owner.packsign import refuse_unscrubbed
@@ -147,7 +149,7 @@ def prepare(
         RulesError: the rules forbid it (an AppraisalError).
         AppraisalError: an input is personal and neither scrubbed nor waived.
         ConfigError: an input is missing, or the container cannot run here.
-        VerificationError: the container is not the one that the job pins.
+        VerificationError: the container is not the one that the job pins, or the model not the one that its signer signed.
     """
     job = read_job(path)
     if gate is not None:
@@ -160,13 +162,29 @@ def prepare(
         packs = [seal_container(image, settings=settings, keys=keys, progress=reporter.progress)]
         for name, source in job.inputs.items():
             reporter.step(name)
-            packs.append(seal_input(base / source, name, settings=settings, keys=keys, progress=reporter.progress))
+            if job.model is not None and name == MODEL:
+                packs.append(_seal_model(job.model, base, settings=settings, keys=keys, reporter=reporter))
+            else:
+                packs.append(seal_input(base / source, name, settings=settings, keys=keys, progress=reporter.progress))
         for name in refuse_unscrubbed({pack.descriptor.name: pack.header for pack in packs[1:]}, job.waive):
             reporter.notice(f"input {name} is personal and was never scrubbed; the job waives that")
         manifest = make_manifest(job, image.config, keys, packs, salt=secrets.token_bytes(32))
     if gate is not None:
         gate.seal(manifest)
     return Prepared(file=job, manifest=manifest, packs=tuple(packs), keys=keys, bundle=bundle)
+
+
+def _seal_model(
+    wish: ModelWish, base: Path, *, settings: Settings, keys: OwnerKeys, reporter: Reporter
+) -> SealedPack:
+    return seal_model(
+        base / wish.path,
+        signer=base / wish.signer if wish.signer else None,
+        settings=settings,
+        keys=keys,
+        progress=reporter.progress,
+        notice=reporter.notice,
+    )
 
 
 def make_manifest(

@@ -33,6 +33,7 @@ from cvmtool.formats.job import (
 )
 from cvmtool.formats.jobterms import Access
 from cvmtool.formats.pack import NAME
+from cvmtool.owner.jobmodel import MODEL, ModelWish, read_model
 from cvmtool.owner.jobneeds import Needs, read_needs
 from cvmtool.owner.jobterms import (
     CheckpointWish,
@@ -70,6 +71,8 @@ class JobFile:
     workdir: str | None
     env: Mapping[str, str]
     inputs: Mapping[str, str]
+    """Name -> path; the model is one of them."""
+    model: ModelWish | None
     outputs: tuple[Output, ...]
     resources: Resources
     smt: bool
@@ -99,7 +102,7 @@ def parse_job_file(text: str) -> JobFile:
     job = Reader(load_yaml(text, "the job file"), "job", page="docs/reference/job.md")
     job.only(
         *("name", "image", "container", "command", "workdir", "env", "inputs", "outputs", "resources", "network"),
-        *("limits", "restart", "waive", "kind", "serve", "access", "checkpoint", "recipients", "training"),
+        *("limits", "restart", "waive", "kind", "serve", "access", "checkpoint", "recipients", "training", "model"),
     )
     name = job.text("name", NAME, "lower-case letters, digits, '.', '_' and '-'")
     container = job.child("container")
@@ -108,6 +111,7 @@ def parse_job_file(text: str) -> JobFile:
     network, wishes = read_network(job)
     machine = job.child("resources", default={})
     resources = _resources(machine)
+    model = read_model(job)
     return JobFile(
         name=name,
         image=job.text("image", NAME, "the name of a guest image", default="base"),
@@ -116,7 +120,8 @@ def parse_job_file(text: str) -> JobFile:
         command=job.strings("command"),
         workdir=job.text("workdir", re.compile("/[^\0]*"), "an absolute path") if "workdir" in job.value else None,
         env=_env(job.child("env", default={})),
-        inputs=_inputs(job.child("inputs", default={})),
+        inputs=_inputs(job.child("inputs", default={}), model),
+        model=model,
         outputs=_outputs(job.child("outputs", default={} if kind is Kind.SERVE else None), kind),
         resources=resources,
         smt=machine.boolean("smt", default=True),
@@ -177,14 +182,15 @@ def _env(reader: Reader) -> dict[str, str]:
     return dict(reader.value)
 
 
-def _inputs(reader: Reader) -> dict[str, str]:
+def _inputs(reader: Reader, model: ModelWish | None) -> dict[str, str]:
     for key in reader.value:
         if not NAME.fullmatch(key) or key == "container":
             raise ConfigError(f"inputs has the name {key!r}; lower-case letters, digits, '.', '_' and '-' are required")
         reader.text(key, re.compile("[^\0]+"), "a path")
-    if len(reader.value) >= MAX_PACKS:
-        raise ConfigError(f"inputs has {len(reader.value)} entries; at most {MAX_PACKS - 1} are allowed")
-    return dict(reader.value)
+    inputs = reader.value | ({MODEL: model.path} if model else {})
+    if len(inputs) >= MAX_PACKS:
+        raise ConfigError(f"inputs has {len(inputs)} entries; at most {MAX_PACKS - 1} are allowed")
+    return inputs
 
 
 def _outputs(reader: Reader, job: Kind) -> tuple[Output, ...]:
