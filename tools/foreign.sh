@@ -4,12 +4,23 @@
 #
 # Put somebody else's verifier of SEV-SNP reports (Google's go-sev-guest, from Debian sid) and a Go compiler into build/foreign.
 #
-# For development alone: tests/foreign shows it what dry runs make. Nothing is installed: apt checks Debian's signature with a
+# And OpenSSF's program that signs models (model-signing, from PyPI), with a Python environment of its own.
+#
+# For development alone: tests/foreign shows them what dry runs and `cvmtool model sign` make. Nothing is installed: apt checks Debian's signature with a
 # state of its own, and the packages are unpacked below build/foreign/root. Takes about 450 MB.
 
 set -eu
 cd "$(dirname "$0")/.."
 home=$PWD/build/foreign
+mkdir -p "$home"
+
+if [ ! -x "$home/models/bin/model_signing" ]; then
+    echo "foreign: fetching model-signing 1.1.1 from PyPI"
+    python3 -m venv "$home/models"
+    # It needs pyOpenSSL without saying so.
+    "$home/models/bin/pip" --disable-pip-version-check -q install model-signing==1.1.1 pyOpenSSL
+fi
+
 if [ -x "$home/verify" ] && [ "$home/verify" -nt tests/foreign/verify.go ]; then
     exit 0
 fi
