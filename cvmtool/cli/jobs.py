@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""`cvmtool jobs`: the owner's records of runs.
+"""`cvmtool jobs`: runs that were started from this account, whichever process carries them out.
 
 Zone: cli.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,8 +16,9 @@ from cvmtool.cli.options import Json
 
 if TYPE_CHECKING:
     from cvmtool.flows.jobrecord import JobRecord
+    from cvmtool.flows.jobs import JobDir
 
-app = typer.Typer(help="Look at the runs that were started from this account.", no_args_is_help=True)
+app = typer.Typer(help="Look at runs, end them, take them up again.", no_args_is_help=True)
 
 Job = Annotated[
     str, typer.Argument(help="A run's id, the beginning of it, or the job's name (its latest run).", metavar="JOB")
@@ -51,18 +53,30 @@ def list_jobs(as_json: Json = False) -> None:
 
 
 @app.command()
-def show(job: Job, as_json: Json = False) -> None:
+def show(
+    job: Job,
+    *,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Every line of metrics that its container printed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show one run: how it ended, what each stage took, where its results are."""
     from cvmtool.cli.render import emit_schema, printable
     from cvmtool.config import load_settings
     from cvmtool.flows.decisions import read_decisions
+    from cvmtool.flows.jobevents import USAGE
     from cvmtool.flows.jobs import load_job
 
     found = load_job(load_settings().jobs_dir, job)
+    if metrics:
+        _show_metrics(found, as_json=as_json)
+        return
     document = _as_json(found.record)
     decisions = read_decisions(found)
+    latest = found.database.latest(found.record.id).get(USAGE)
     if as_json:
-        emit_schema("jobs-show", folder=str(found.path), decisions=decisions, **document)
+        emit_schema("jobs-show", folder=str(found.path), decisions=decisions, usage=latest, **document)
         return
     for key, value in {**document, "record": str(found.path)}.items():
         if key == "stages":
@@ -81,30 +95,121 @@ def show(job: Job, as_json: Json = False) -> None:
         typer.echo(printable(f"{decision['stage']:<12} {word}: {decision['rule']}: {decision['reason']}"))
 
 
+def _show_metrics(found: JobDir, *, as_json: bool) -> None:
+    from cvmtool.cli.render import emit_schema
+
+    for item in found.database.metrics(found.record.id):
+        if as_json:
+            emit_schema("jobs-metrics", microseconds=item.microseconds, values=item.values)
+        else:
+            values = "  ".join(f"{name} {value}" for name, value in item.values.items())
+            typer.echo(f"{item.microseconds / 1e6:10.3f} s  {values}")
+
+
 @app.command()
-def logs(job: Job, as_json: Json = False) -> None:
+def logs(
+    job: Job,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print what comes, until the run is over.")] = False,
+    as_json: Json = False,
+) -> None:
     """Print what the container printed, its stdout to stdout and its stderr to stderr."""
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.config import load_settings
     from cvmtool.errors import ConfigError
+    from cvmtool.flows.jobfollow import LogTail
+    from cvmtool.flows.jobfollow import follow as look_on
     from cvmtool.flows.jobs import LOG_FILE, load_job
-    from cvmtool.formats.control import LogReader
+    from cvmtool.formats.control import LogRecord
 
     found = load_job(load_settings().jobs_dir, job)
-    path = found.path / LOG_FILE
-    if not path.exists():
+    if not follow and not (found.path / LOG_FILE).exists():
         raise ConfigError(
-            f"job {found.record.id} has no log: its container never started",
+            f"job {found.record.id} has no log: its container has not started",
             hint=f"cvmtool jobs show {found.record.id}",
         )
     reporter = JsonReporter() if as_json else TerminalReporter()
-    reader = LogReader()
-    with path.open("rb") as file:
-        while data := file.read(1 << 16):
-            for record in reader.feed(data):
-                reporter.log(record)
+    for item in look_on(found) if follow else LogTail(found.path).read():
+        if isinstance(item, LogRecord):
+            reporter.log(item)
     if isinstance(reporter, TerminalReporter):
-        reporter.flush()
+        reporter.close()
+
+
+@app.command()
+def attach(job: Job, as_json: Json = False) -> None:
+    """Look on at a run until it is over; end as `train` would have. Ctrl-C looks away, and the run goes on."""
+    from cvmtool.cli.follow import attach as look_on
+    from cvmtool.config import load_settings
+    from cvmtool.flows.jobs import load_job
+
+    look_on(load_job(load_settings().jobs_dir, job), as_json=as_json)
+
+
+@app.command()
+def cancel(job: Job, as_json: Json = False) -> None:
+    """End a run in order, and remove its machine. Works where the process that ran it was killed, too."""
+    from cvmtool.cli.render import emit_schema
+    from cvmtool.config import load_settings
+    from cvmtool.flows.jobcontrol import cancel as end
+    from cvmtool.flows.jobs import load_job
+
+    settings = load_settings()
+    found = load_job(settings.jobs_dir, job)
+    end(found, settings)
+    if as_json:
+        emit_schema("jobs-cancel", id=found.record.id, state=found.record.state.value)
+    else:
+        typer.echo(f"job {found.record.id} is {found.record.state}", err=True)
+
+
+@app.command()
+def results(
+    job: Job,
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="Copy them, and the receipt, here.", metavar="DIR")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say where a run's outputs are, and that they are still what came home; copy them."""
+    from cvmtool.cli.render import emit_schema, printable
+    from cvmtool.config import load_settings
+    from cvmtool.flows.jobcontrol import results as brought_home
+    from cvmtool.flows.jobs import load_job
+
+    found = brought_home(load_job(load_settings().jobs_dir, job), out=out)
+    if as_json:
+        emit_schema("jobs-results", folder=str(found.folder), outputs=list(found.outputs))
+        return
+    for item in found.outputs:
+        typer.echo(printable(str(item["path"])))
+
+
+@app.command()
+def resume(
+    job: Job,
+    *,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not look on.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a run up again that was lost, interrupted or failed: with its guest if that still runs, else from its beginning.
+
+    A run whose guest was done when its owner's process died only has its results fetched.
+    """
+    from cvmtool.cli.follow import attach as look_on
+    from cvmtool.cli.render import emit_schema
+    from cvmtool.config import load_settings
+    from cvmtool.flows.jobs import load_job
+    from cvmtool.flows.supervise import resume as take_up
+
+    settings = load_settings()
+    found = load_job(settings.jobs_dir, job)
+    before = take_up(found, settings)
+    if not detach:
+        look_on(found, as_json=as_json, after=before)
+    elif as_json:
+        emit_schema("jobs-resume", id=found.record.id, folder=str(found.path))
+    else:
+        typer.echo(f"job {found.record.id} runs in the background: cvmtool jobs attach {found.record.id}", err=True)
 
 
 def _as_json(record: JobRecord) -> dict[str, Any]:

@@ -32,10 +32,11 @@ class Rate:
         if seconds < 1 or moved <= 0:
             return text
         speed = moved / seconds
-        return f"{text}, {speed / _MIB:.1f} MiB/s, {_left((total - done) / speed)} left"
+        return f"{text}, {speed / _MIB:.1f} MiB/s, {time_left((total - done) / speed)} left"
 
 
-def _left(seconds: float) -> str:
+def time_left(seconds: float) -> str:
+    """Return a time in words of one unit or two."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -13,10 +13,11 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from cvmtool.cli.pace import ProgressLine
 from cvmtool.cli.rate import Rate
 from cvmtool.errors import AppraisalError, CvmError
 from cvmtool.flows.reporter import Stage
@@ -154,7 +155,11 @@ class TerminalReporter:
 
         self.console = error_console()
         self._out = Console(highlight=False, markup=False, soft_wrap=True, emoji=False)
+        # A line that is drawn anew may stand below what is printed where both go to a screen.
+        self._screen = self.console.is_terminal and self._out.is_terminal
         self._status: Any = None
+        self._line: ProgressLine | None = None
+        self._text = ""
         self._rate = Rate()
         self._noticed: set[str] = set()
         self._lines = {1: "", 2: ""}
@@ -169,31 +174,52 @@ class TerminalReporter:
     def stage(self, stage: Stage, text: str) -> Iterator[None]:
         """Show a spinner while the stage runs, then its duration."""
         begun = time.monotonic()
-        self._text = f"[bold]{stage.value:<8}[/] {_escape(text)}"
-        self._status = self.console.status(self._text)
-        if stage is Stage.TRAIN:
-            # The container's own lines are the progress; a spinner would fight with them.
-            self.console.print(f"  {self._text}")
-            self._status = None
-        else:
-            self._status.start()
+        self.begin(stage.value, text)
         try:
             yield
         except BaseException:
-            self._stop()
-            self._ended("[red]x[/]", time.monotonic() - begun)
+            self.end(done=False, seconds=time.monotonic() - begun)
             raise
-        self._stop()
-        self.flush()
-        self._ended("[green]+[/]", time.monotonic() - begun)
+        self.end(done=True, seconds=time.monotonic() - begun)
 
-    def _ended(self, mark: str, seconds: float) -> None:
+    def begin(self, stage: str, text: str) -> None:
+        """Show that a stage has begun."""
+        self._stop()
+        self._text = f"[bold]{stage:<8}[/] {_escape(printable(text))}"
+        if stage == Stage.TRAIN.value:
+            # The container's own lines are the progress; a line of what it says of itself stands below them.
+            self.console.print(f"  {self._text}")
+            self._line = ProgressLine() if self._screen else None
+        if self._line is not None or stage != Stage.TRAIN.value:
+            self._status = self.console.status(self._text)
+            self._status.start()
+
+    def end(self, *, done: bool, seconds: float) -> None:
+        """Show how the stage that was begun last ended, and what it took."""
+        self._stop()
+        if done:
+            self.flush()
+        mark = "[green]+[/]" if done else "[red]x[/]"
         self.console.print(f"{mark} {self._text} [dim]({seconds:.1f} s)[/]")
 
     def _stop(self) -> None:
         if self._status is not None:
             self._status.stop()
-            self._status = None
+        self._status = self._line = None
+
+    def close(self) -> None:
+        """Let go of the terminal, with all lines printed."""
+        self._stop()
+        self.flush()
+
+    def usage(self, usage: Mapping[str, object]) -> None:
+        """Show what the guest says it uses."""
+        if self._line is not None:
+            self._line.use(usage, time.monotonic())
+            self._draw(self._line)
+
+    def _draw(self, line: ProgressLine) -> None:
+        self._status.update(f"[bold]{Stage.TRAIN.value:<8}[/] {_escape(printable(line.text or 'training'))}")
 
     def step(self, text: str) -> None:
         """Show a detail beside the spinner."""
@@ -214,9 +240,13 @@ class TerminalReporter:
 
     def verdict(self, guest: VerifiedGuest) -> None:
         """Print the table of checks."""
-        for line in checks_lines(guest.checks, guest.unchecked, self.console.width):
+        self.show_checks(guest.checks, guest.unchecked, simulated=guest.simulated)
+
+    def show_checks(self, checks: tuple[Check, ...], unchecked: tuple[str, ...], *, simulated: bool) -> None:
+        """Print the table of checks."""
+        for line in checks_lines(checks, unchecked, self.console.width):
             self.console.print(line)
-        if guest.simulated:
+        if simulated:
             self.banner()
 
     def log(self, record: LogRecord) -> None:
@@ -228,18 +258,21 @@ class TerminalReporter:
         text = self._lines[stream] + self._decoders[stream].decode(record.data)
         *lines, self._lines[stream] = text.split("\n")
         for line in lines:
-            self._print_line(stream, line)
+            self._print_line(stream, line, record.microseconds)
 
     def flush(self) -> None:
         """Print the last line of each stream even without its end."""
         for stream, begun in self._lines.items():
             line = begun + self._decoders[stream].decode(b"", final=True)
             if line:
-                self._print_line(stream, line)
+                self._print_line(stream, line, 0)
                 self._lines[stream] = ""
 
-    def _print_line(self, stream: int, line: str) -> None:
-        console = self._out if stream == 1 else self.console
+    def _print_line(self, stream: int, line: str, microseconds: int) -> None:
+        if self._line is not None and stream == 1 and self._line.take(line, microseconds):
+            self._draw(self._line)
+            return
+        console = self._out if stream == 1 and self._line is None else self.console
         console.print(printable(line.rstrip("\r")), markup=False)
 
 

@@ -89,8 +89,6 @@ def train(
     reporter = JsonReporter() if as_json else TerminalReporter()
     if dry_run and isinstance(reporter, TerminalReporter):
         reporter.banner()
-    if rules is not None:
-        read_rules(rules)  # its path stands in what it refuses
     plan = Plan(
         simulated=dry_run,
         results=results,
@@ -98,7 +96,7 @@ def train(
         boot_seconds=boot_timeout,
         site=parse_site(pin=pin, numa_node=numa, hugepages_kib=hugepages, gpus=gpu or ()),
         key_service=None if offline else kds or AMD_URL,
-        rules=None if rules is None else _read_text(rules),
+        rules=tuple(map(read_rules, [*settings.rules, *([rules] if rules else [])])),
         gpu_policy=None if gpu_policy is None else _read_text(gpu_policy),
     )
     judged_by = None if policy is None else parse_policy(_read_text(policy))

@@ -7,10 +7,11 @@ Zone: flows (owner's machine).
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from cvmtool.config import PACKAGE_DIR, Settings, resources
+from cvmtool.config import PACKAGE_DIR, Settings, private_dir, resources
 from cvmtool.errors import ConfigError
 from cvmtool.formats.pack import NAME
 from cvmtool.image.archive import find_archive
@@ -57,6 +58,16 @@ def bring_up_to_date(
         progress=progress,
         notice=notice,
     )
+
+
+def keep_image(bundle: Bundle, folder: Path) -> None:
+    """Keep an image under names of its user's own: what is built later has other files."""
+    private_dir(folder)
+    for source in bundle.folder.iterdir():
+        try:
+            (folder / source.name).hardlink_to(source)
+        except OSError:  # another file system
+            shutil.copyfile(source, folder / source.name)
 
 
 def _folder(settings: Settings, name: str) -> Path:

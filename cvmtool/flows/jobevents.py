@@ -36,6 +36,8 @@ PROGRESS = "progress"
 """Of what changes all the time: bytes of the running stage, `done` and `total`."""
 USAGE = "usage"
 """Of the same: what the guest says of its use of memory, CPU and outputs."""
+RESULTS = "results"
+"""What came home, as `cvmtool/train/v1` has it."""
 _PROGRESS_SECONDS = 1.0
 _CLASSES = (ConfigError, FormatError, VerificationError, FreshnessError, HostError, BuildError, JobError)
 _OF_CODE = {cls.exit_code: cls for cls in _CLASSES}
@@ -101,9 +103,14 @@ class Recorder:
         if self._to is not None:
             self._to.log(record)
 
-    def ended(self, summary: Document | None, error: BaseException | None) -> None:
-        """Keep how the run ended; who looks on ends with it."""
-        self._keep(event="ended", summary=summary, error=None if error is None else error_document(error))
+    def brought(self, results: Document) -> None:
+        """Keep what came home."""
+        with suppress(CvmError):
+            self._database.put_latest(self._job, RESULTS, results)
+
+    def ended(self, error: BaseException | None) -> None:
+        """Keep how the run ended."""
+        self._keep(event="ended", error=None if error is None else error_document(error))
 
     def _keep(self, **event: object) -> None:
         with suppress(CvmError):

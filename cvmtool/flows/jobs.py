@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,11 +36,12 @@ OUTPUTS_DIR = "outputs"  # only when the results' own folder could not take them
 class JobDir:
     """One run's directory."""
 
-    def __init__(self, path: Path, record: JobRecord) -> None:
+    def __init__(self, path: Path, record: JobRecord, *, lock: int | None = None) -> None:
+        """`lock`: the descriptor by which this process holds the run, if it does."""
         self.path = path
         self.record = record
         self.database = JobsDatabase(path.parent)
-        self._lock: int | None = None
+        self._lock = lock
 
     @classmethod
     def create(cls, jobs_dir: Path, name: str, *, simulated: bool) -> JobDir:
@@ -53,14 +55,64 @@ class JobDir:
             state=JobState.RUNNING,
             created=now(),
             machine=job_id,
-            pid=os.getpid(),
         )
         job = cls(path, record)
-        # Held while the run lasts, and let go by the kernel however this process ends.
-        job._lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(job._lock, fcntl.LOCK_EX)
+        job.hold(patience_seconds=0)
+        return job
+
+    @classmethod
+    def inherit(cls, jobs_dir: Path, job_id: str, lock: int) -> JobDir:
+        """Take a run over from the process that held it; `lock`: the descriptor that it passed on.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        found = load_job(jobs_dir, job_id)
+        job = cls(found.path, found.record, lock=lock)
+        job.record.pid = os.getpid()
         job.save()
         return job
+
+    def hold(self, *, patience_seconds: float = 2.0) -> None:
+        """Make this process the one that runs it. The kernel lets go however a process ends.
+
+        Raises:
+            ConfigError: another one runs it.
+        """
+        end = time.monotonic() + patience_seconds
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:  # who asks whether it runs holds it for a moment
+                if time.monotonic() > end:
+                    os.close(descriptor)
+                    raise ConfigError(
+                        f"job {self.record.id} is run by another process", hint=f"cvmtool jobs attach {self.record.id}"
+                    ) from error
+            time.sleep(0.01)
+        self._lock = descriptor
+        self.record.state, self.record.pid = JobState.RUNNING, os.getpid()
+        self.record.finished = self.record.error = self.record.exit_code = None
+        self.save()
+
+    @property
+    def lock(self) -> int:
+        """The descriptor by which this process holds it; a process that inherits it holds it too.
+
+        Raises:
+            RuntimeError: this process does not.
+        """
+        if self._lock is None:
+            raise RuntimeError(f"job {self.record.id} is not held")
+        return self._lock
+
+    def let_go(self) -> None:
+        """Hold it no more: another process does, or the run is over. Idempotent."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def reread(self) -> None:
         """Take the record as it stands now.
@@ -87,9 +139,7 @@ class JobDir:
             if attempt.ended is None:
                 attempt.end(error)
         self.save()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self.let_go()
 
     def write(self, name: str, data: bytes) -> None:
         """Write one of the run's files."""

@@ -17,18 +17,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cvmtool.config import write_atomic
-from cvmtool.errors import FormatError, HostError, JobError, VerificationError
+from cvmtool.errors import CvmError, FormatError, HostError, JobError, VerificationError
 from cvmtool.flows.attach import Attached, Challenge, attach
 from cvmtool.flows.attempts import SessionNote
 from cvmtool.flows.decisions import Gate
 from cvmtool.flows.gpu import GPU_EVIDENCE_FILE
+from cvmtool.flows.jobdb import Document
+from cvmtool.flows.jobevents import Recorder
 from cvmtool.flows.joblog import JobLog
-from cvmtool.flows.jobs import EVIDENCE_FILE, LOG_FILE, OUTPUTS_DIR, RECEIPT_FILE, VERDICT_FILE, JobDir
+from cvmtool.flows.jobs import EVIDENCE_FILE, LOG_FILE, OUTPUTS_DIR, POLICY_FILE, RECEIPT_FILE, VERDICT_FILE, JobDir
+from cvmtool.flows.keeper import Keeper
 from cvmtool.flows.lifeline import OtherBootError
 from cvmtool.flows.machine import Machine
 from cvmtool.flows.platform import Platform
-from cvmtool.flows.reporter import Reporter, Stage
+from cvmtool.flows.reporter import Stage
 from cvmtool.flows.results import Fetched, Outcome, bring_home, read_outcome
+from cvmtool.flows.volumestates import States, volume_verdict
 from cvmtool.formats.control import ControlError, Op
 from cvmtool.formats.control import Stage as ControlStage
 from cvmtool.formats.job import JobManifest
@@ -43,6 +47,7 @@ from cvmtool.owner.seal import seal
 _CAUSES = {
     "timeout": " (limits.time was reached)",
     "memory": " (limits.memory was reached)",
+    "stopped": " (its owner stopped it)",
     "runtime": " (it could not be started)",
 }
 _GRACE_SECONDS = 300.0
@@ -57,11 +62,23 @@ class TrainResult:
     outputs: tuple[Fetched, ...]
     folder: Path
 
+    def summary(self) -> Document:
+        """Return what a run's record keeps of it, as `cvmtool/train/v1` has it."""
+        return {
+            "exit_code": self.outcome.exit_code,
+            "outputs": [
+                {"name": item.name, "path": str(item.path), "size": item.size, "sha256": item.sha256}
+                for item in self.outputs
+            ],
+            "receipt": str(self.folder / RECEIPT_FILE),
+            "policy": str(self.job.path / POLICY_FILE),
+        }
+
 
 class Timed:
     """Reports stages and keeps their durations in the job's record."""
 
-    def __init__(self, reporter: Reporter, job: JobDir) -> None:
+    def __init__(self, reporter: Recorder, job: JobDir) -> None:
         self.reporter = reporter
         self.job = job
 
@@ -85,6 +102,7 @@ class Run:
     gate: Gate
     log: JobLog
     timed: Timed
+    keeper: Keeper
     results: Path
     """Where the outputs go."""
 
@@ -146,13 +164,14 @@ class Run:
             )
             note.released = True
             self.job.save()  # before they are on their way
-            release_keys(attached, self.challenge.keys, manifest, gpus=gpus)
+            release_keys(attached, self.challenge.keys, manifest, states=self.keeper.begin(), gpus=gpus)
 
     def _follow(self, channel: AgentChannel) -> None:
         channel.request(Op.RUN)
         # The guest ends the container at its limit; a guest that says nothing long after that says nothing any more.
         silence = self.challenge.manifest.limits.seconds + _GRACE_SECONDS
-        self.log.follow(channel.stream(Op.LOGS, offset=self.log.begin(), silence_seconds=silence))
+        with self.keeper.marking(channel):
+            self.log.follow(channel.stream(Op.LOGS, offset=self.log.begin(), silence_seconds=silence))
 
     def _bring_home(self, channel: AgentChannel) -> TrainResult:
         _await_outputs(channel)
@@ -167,7 +186,9 @@ class Run:
         folder, outputs = bring_home(channel, outcome, self.results, rescue=rescue, reporter=self.timed.reporter)
         write_atomic(folder / RECEIPT_FILE, pretty, mode=0o644)
         self.job.record.results = str(folder.resolve())
-        return TrainResult(job=self.job, outcome=outcome, outputs=outputs, folder=folder)
+        result = TrainResult(job=self.job, outcome=outcome, outputs=outputs, folder=folder)
+        self.timed.reporter.brought(result.summary())
+        return result
 
 
 def agent_stage(channel: AgentChannel) -> ControlStage:
@@ -193,26 +214,39 @@ def configure(attached: Attached, manifest: JobManifest) -> None:
 
 
 def release_keys(
-    attached: Attached, keys: OwnerKeys, manifest: JobManifest, *, gpus: VerifiedGpus | None = None
+    attached: Attached,
+    keys: OwnerKeys,
+    manifest: JobManifest,
+    *,
+    states: States | None = None,
+    gpus: VerifiedGpus | None = None,
 ) -> None:
     """Seal every pack's passphrase to the verified guest, and its `gpus` if it wants any; turn what it finds into a verdict.
 
+    `states`: of the job's volume, begun; None if there is none.
+
     Raises:
-        VerificationError: a disk is not the pack that the manifest pins; the guest did not open it.
+        VerificationError: a disk is not the pack, or the volume, that the manifest pins; the guest did not open it.
+        FreshnessError: the host gave back an earlier state of the volume.
         GuestError: the guest could not open a pack for another reason.
     """
     packs = {pack.root_hash: keys.pack_passphrase(pack.luks_uuid) for pack in manifest.packs}
-    sealed = seal(attached.guest, Secrets(packs=packs), manifest=manifest, gpus=gpus)
+    volumes = states.secrets(keys) if states else {}
+    sealed = seal(attached.guest, Secrets(packs=packs, volumes=volumes), manifest=manifest, gpus=gpus)
     try:
         attached.channel.request(Op.RELEASE, sealed=to_base64(sealed))
     except GuestError as error:
-        raise _pack_changed(error) or error from error
+        if states:
+            states.refused(error)
+        raise _disk_changed(error) or error from error
+    if states:
+        states.acknowledge()
 
 
-def _pack_changed(error: GuestError) -> VerificationError | None:
+def _disk_changed(error: GuestError) -> CvmError | None:
     """Return the owner's verdict if what the guest met is a disk that the host changed."""
     if error.error not in (ControlError.PACK_INTEGRITY, ControlError.PACK_HEADER):
-        return None
+        return volume_verdict(error)
     return VerificationError(
         f"pack {error.pack or 'unknown'}: {error.error}: its blocks are not those that the job manifest pins",
         detail=error.detail,
@@ -224,7 +258,7 @@ def _results(channel: AgentChannel, manifest: JobManifest) -> Outcome:
     try:
         return read_outcome(channel.request(Op.RESULTS), manifest)
     except GuestError as error:
-        raise _pack_changed(error) or error from error
+        raise _disk_changed(error) or error from error
 
 
 def _await_outputs(channel: AgentChannel) -> None:

@@ -24,6 +24,7 @@ from cvmtool.flows.attempts import Attempt, now
 from cvmtool.flows.decisions import Gate
 from cvmtool.flows.gpu import refuse_gpus_in_a_dry_run
 from cvmtool.flows.hosts import OpenHost, open_host
+from cvmtool.flows.jobevents import Recorder
 from cvmtool.flows.joblog import JobLog
 from cvmtool.flows.jobrecord import JobState
 from cvmtool.flows.jobs import (
@@ -32,6 +33,7 @@ from cvmtool.flows.jobs import (
     POLICY_FILE,
     JobDir,
 )
+from cvmtool.flows.keeper import Keeper
 from cvmtool.flows.launch import Site
 from cvmtool.flows.lifeline import Effort, Lifeline
 from cvmtool.flows.machine import Machine, restart_machine, start_machine
@@ -111,14 +113,43 @@ def train(
         HostError: the host let us down.
         ConfigError: the results cannot be written where they shall go.
     """
-    check_room(results or Path("results"), prepared.manifest, reporter)
-    if platform.roots.simulated:
-        refuse_gpus_in_a_dry_run(prepared.manifest)
     policy = policy or run_policy(prepared, platform)
-    job = enlist(prepared, policy, settings, simulated=platform.roots.simulated)
-    gate = gate or Gate(None, settings.jobs_dir, simulated=platform.roots.simulated)
-    timed = Timed(reporter, job)
-    run = Run(
+    job = enlist(prepared, policy, platform, settings=settings, reporter=reporter, results=results)
+    run = assemble(
+        job,
+        prepared,
+        policy=policy,
+        platform=platform,
+        gate=gate or Gate((), settings.jobs_dir, simulated=platform.roots.simulated),
+        settings=settings,
+        reporter=reporter,
+        results=results,
+        boot_seconds=boot_seconds,
+        open_host=open_host,
+    )
+
+    def launch() -> Machine:
+        return begin(run, prepared, settings=settings, site=site, open_host=open_host)
+
+    return conduct(run, launch, effort or Effort(restart=prepared.file.restart), settings)
+
+
+def assemble(
+    job: JobDir,
+    prepared: Prepared,
+    *,
+    policy: Policy,
+    platform: Platform,
+    gate: Gate,
+    settings: Settings,
+    reporter: Reporter | None,
+    results: Path | None,
+    boot_seconds: float = BOOT_SECONDS,
+    open_host: OpenHost = open_host,
+) -> Run:
+    """Bring together what each session of a run needs. `reporter`: who is told besides the run's record; the rest: as `train`."""
+    recorder = Recorder(job.database, job.record.id, reporter)
+    return Run(
         challenge=Challenge(
             keys=prepared.keys,
             manifest=prepared.manifest,
@@ -128,24 +159,40 @@ def train(
         ),
         platform=platform,
         gate=gate,
-        log=JobLog(job, reporter),
-        timed=timed,
+        log=JobLog(job, recorder),
+        timed=Timed(recorder, job),
+        keeper=keeper_of(prepared, settings, open_host),
         results=results or Path("results") / job.record.id,
     )
 
-    def launch() -> Machine:
-        gate.launch(job, prepared.bundle, policy)
-        job.record.attempts.append(Attempt(started=now()))
-        with timed.stage(Stage.START, "starting the machine"):
-            return start_machine(
-                job.record.machine,
-                prepared.launch(platform.mode, site),
-                settings=settings,
-                reporter=reporter,
-                open_host=open_host,
-            )
 
-    return conduct(run, launch, effort or Effort(restart=prepared.file.restart), settings)
+def begin(
+    run: Run, prepared: Prepared, *, settings: Settings, site: Site | None, open_host: OpenHost = open_host
+) -> Machine:
+    """Start a machine for a run: another attempt of it.
+
+    Raises:
+        RulesError: the rules forbid it (an AppraisalError).
+        HostError: the host cannot.
+    """
+    job = run.job
+    run.gate.launch(job, prepared.bundle, run.challenge.policy)
+    job.record.attempts.append(Attempt(started=now()))
+    with run.timed.stage(Stage.START, "starting the machine"):
+        volumes = run.keeper.make(job.record.machine)
+        return start_machine(
+            job.record.machine,
+            prepared.launch(run.platform.mode, site, volumes),
+            settings=settings,
+            reporter=run.timed.reporter,
+            open_host=open_host,
+        )
+
+
+def keeper_of(prepared: Prepared, settings: Settings, open_host: OpenHost = open_host) -> Keeper:
+    """Return who keeps the checkpoints of a job, if it makes any."""
+    wish = prepared.file.checkpoint
+    return Keeper(prepared.manifest, settings, every_seconds=wish.every_seconds if wish else 0, open_host=open_host)
 
 
 def run_policy(prepared: Prepared, platform: Platform) -> Policy:
@@ -158,9 +205,24 @@ def run_policy(prepared: Prepared, platform: Platform) -> Policy:
     return job_policy(prepared.bundle, prepared.manifest, platform, id_key=id_key, smt=prepared.file.smt)
 
 
-def enlist(prepared: Prepared, policy: Policy, settings: Settings, *, simulated: bool) -> JobDir:
-    """Make the record of a run that is about to begin; this process holds it."""
-    job = JobDir.create(settings.jobs_dir, prepared.manifest.name, simulated=simulated)
+def enlist(
+    prepared: Prepared,
+    policy: Policy,
+    platform: Platform,
+    *,
+    settings: Settings,
+    reporter: Reporter,
+    results: Path | None,
+) -> JobDir:
+    """Make the record of a run that is about to begin; this process holds it.
+
+    Raises:
+        ConfigError: the results cannot be written where they shall go, or a dry run is asked for GPUs.
+    """
+    check_room(results or Path("results"), prepared.manifest, reporter)
+    if platform.roots.simulated:
+        refuse_gpus_in_a_dry_run(prepared.manifest)
+    job = JobDir.create(settings.jobs_dir, prepared.manifest.name, simulated=platform.roots.simulated)
     job.write(JOB_FILE, prepared.file.text.encode("utf-8"))
     job.write(MANIFEST_FILE, prepared.manifest.encode())
     job.write(POLICY_FILE, encode_policy(policy).encode("utf-8"))
@@ -182,8 +244,11 @@ def conduct(run: Run, launch: Callable[[], Machine], effort: Effort, settings: S
             cleanup.callback(lifeline.remove)
             result = lifeline.hold(run.through)
     except BaseException as error:
-        job.finish(_state_of(error), error=_message_of(error))
+        note_failure(job, run.timed.reporter, error)
+        run.keeper.settle(done=False, notice=run.timed.reporter.notice)
         raise
+    run.keeper.settle(done=True, notice=run.timed.reporter.notice)
+    run.timed.reporter.ended(None)
     job.finish(JobState.DONE, exit_code=result.outcome.exit_code)
     return result
 
@@ -195,6 +260,12 @@ def _lifeline(machine: Machine, effort: Effort, timed: Timed, settings: Settings
 
     job = timed.job
     return Lifeline(machine, effort, start_again=start_again, attempts=job.record.attempts, save=job.save)
+
+
+def note_failure(job: JobDir, recorder: Recorder, error: BaseException) -> None:
+    """Note in a run's record that it ended with an error; it is held no more."""
+    recorder.ended(error)
+    job.finish(_state_of(error), error=_message_of(error))
 
 
 def _state_of(error: BaseException) -> JobState:

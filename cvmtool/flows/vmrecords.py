@@ -20,6 +20,7 @@ from pathlib import Path
 from cvmtool.config import private_dir, write_atomic
 from cvmtool.errors import ConfigError, FormatError, HostError
 from cvmtool.flows.attempts import Attempt, now, parse_attempts
+from cvmtool.flows.images import keep_image
 from cvmtool.flows.vmstate import Milestone
 from cvmtool.formats.machine import MachineManifest, parse_machine_manifest
 from cvmtool.formats.wire import parse_json
@@ -110,13 +111,8 @@ class VmDir:
         write_atomic(self.path / name, data)
 
     def keep_image(self, bundle: Bundle) -> None:
-        """Keep the image under names of this machine's own: what is built later has other files."""
-        folder = private_dir(self.path / IMAGE_DIR)
-        for source in bundle.folder.iterdir():
-            try:
-                (folder / source.name).hardlink_to(source)
-            except OSError:  # another file system
-                shutil.copyfile(source, folder / source.name)
+        """Keep the image as it is now."""
+        keep_image(bundle, self.path / IMAGE_DIR)
 
     def image(self) -> Bundle:
         """Read the image that the machine was made from.

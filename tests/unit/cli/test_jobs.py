@@ -108,7 +108,7 @@ def test_a_long_log_is_read_in_pieces(job):
 def test_a_run_whose_container_never_started_has_no_log(job):
     result = jobs("logs", job.record.id)
     assert isinstance(result.exception, ConfigError)
-    assert "never started" in result.exception.message
+    assert "has not started" in result.exception.message
 
 
 def test_a_damaged_log_is_a_format_error(job):
