@@ -18,7 +18,7 @@ from cvmtool.formats.job import Resources
 from cvmtool.formats.manifest import Mode
 from cvmtool.formats.policybits import GuestPolicy
 from cvmtool.host.capabilities import HostCapabilities, snp_launch
-from cvmtool.host.domain import ROOT_SERIAL, Disk, DomainSpec, Placement, Simulation, SnpLaunch
+from cvmtool.host.domain import ROOT_SERIAL, USER_NETWORK, Disk, DomainSpec, Placement, Simulation, SnpLaunch
 from cvmtool.host.gpu import DeviceAccess, Gpu
 from cvmtool.host.storage import CONSOLE_FILE, HASH_TABLE_FILE
 from cvmtool.image.bundle import Bundle
@@ -62,6 +62,8 @@ class Launch:
     packs: tuple[SealedPack, ...]
     volumes: tuple[Disk, ...] = ()
     """Disks that outlive the machine. Their paths are the host's, and not below the machine's directory."""
+    network: bool = False
+    """Whether the guest will want a network card: its manifest names destinations."""
     identity: LaunchIdentity | None = None
     """The owner's signature of the one digest that the firmware shall finish."""
     placement: Placement = field(default_factory=Placement)
@@ -133,6 +135,7 @@ class Launch:
             initrd=f"{directory}/{INITRD_FILE}",
             cmdline=self.cmdline,
             disks=tuple(disks),
+            cards=USER_NETWORK if self.network else (),
             console=f"{directory}/{CONSOLE_FILE}",
             launch=launch,
             identity=self.identity,

@@ -28,6 +28,8 @@ from cvmtool.host.storage import VM_NAME
 
 NAMESPACE = uuid.UUID("5d1a3c1e-6a55-4d0c-9c6f-0a6f0b3b9a57")  # of machine names; a name always has the same UUID
 ROOT_SERIAL = "cvmtool-root"
+USER_NETWORK = ("user",)
+"""One card, behind which QEMU itself makes the connections that the guest asks for: nobody reaches in, and it takes no rights."""
 MACHINE = re.compile(r"pc-q35-[0-9]{1,3}\.[0-9]{1,2}(\.[a-z0-9.-]{1,32})?")
 """A machine type with a version: the alias `q35` is another machine after each upgrade of QEMU."""
 
@@ -96,6 +98,8 @@ class DomainSpec:
     gpus: tuple[Gpu, ...] = ()
     """GPUs of the host that the machine is given; no dry run has any."""
     device_access: DeviceAccess = DeviceAccess.VFIO
+    cards: tuple[str, ...] = ()
+    """The network cards, by what libvirt calls their kind: none, or `USER_NETWORK` for a job with destinations."""
     keep_owner: bool = False
     """Read-only disks stay their owner's: other machines use the same files. Only libvirt as root gives disks away."""
 

@@ -54,6 +54,8 @@ class LiveDomain:
     initrd: str
     cmdline: str
     disks: tuple[Disk, ...]
+    cards: tuple[str, ...]
+    """The kind of each network card."""
     console: str
     id_block: bytes
     id_auth: bytes
@@ -115,6 +117,7 @@ def parse_live_domain(xml: str) -> LiveDomain:
                 )
                 for disk in root.findall("devices/disk")
             ),
+            cards=tuple(card.get("type", "") for card in root.findall("devices/interface")),
             console=_one(root, "devices/serial/source").get("path", ""),
             id_block=_blob(identity, names[0]),
             id_auth=_blob(identity, names[1]),
@@ -150,7 +153,7 @@ def _launch_security(root: ET.Element) -> LiveSnp:
 
 
 def require_same(live: LiveDomain, spec: DomainSpec) -> None:
-    """Check that a defined domain is what was meant, in everything that a launch digest or a report covers.
+    """Check that a defined domain is what was meant, in its network cards and in everything that a launch digest or a report covers.
 
     No security rests on it: a host that lies here is found out by its report. It names a libvirt that dropped something.
 
@@ -170,7 +173,7 @@ def require_same(live: LiveDomain, spec: DomainSpec) -> None:
 
 
 def _measured(spec: DomainSpec) -> dict[str, object]:
-    same = ("vcpus", "cpu", "firmware", "kernel", "initrd", "cmdline", "disks", "host_data", "policy")
+    same = ("vcpus", "cpu", "firmware", "kernel", "initrd", "cmdline", "disks", "cards", "host_data", "policy")
     wanted: dict[str, object] = {name: getattr(spec, name) for name in same}
     wanted["id_block"] = b"" if spec.identity is None else spec.identity.block.encode()
     wanted["id_auth"] = b"" if spec.identity is None else spec.identity.auth.encode()

@@ -10,7 +10,7 @@ from cvmtool.flows.launch import Launch, Site, parse_site
 from cvmtool.formats.job import Resources
 from cvmtool.formats.manifest import Mode
 from cvmtool.formats.policybits import GuestPolicy
-from cvmtool.host.domain import Placement
+from cvmtool.host.domain import USER_NETWORK, Placement
 from cvmtool.host.gpu import DeviceAccess, Gpu
 from tests.unit.host.test_snp_domain import LAUNCH as SNP
 
@@ -59,3 +59,9 @@ def test_a_spec_is_below_its_directory_and_has_the_gpus():
     }
     assert (spec.gpus, spec.device_access) == ((GPU,), DeviceAccess.IOMMUFD)
     assert (spec.host_data, spec.policy) == (bytes(range(32)).hex(), "0x30000")
+
+
+def test_a_card_is_for_a_guest_that_wants_one():
+    for network, cards in ((False, ()), (True, USER_NETWORK)):
+        launch = replace(LAUNCH, resources=replace(RESOURCES, gpus=0), network=network)
+        assert launch.spec("m", "/host/m", emulator="/qemu", launch=SNP).cards == cards

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cvmtool.config import resources
 from cvmtool.errors import ConfigError, HostError
-from cvmtool.host.domain import Disk, DomainSpec, Placement, Simulation, domain_uuid, render_domain
+from cvmtool.host.domain import USER_NETWORK, Disk, DomainSpec, Placement, Simulation, domain_uuid, render_domain
 from cvmtool.host.live import is_ours, parse_live_domain, require_same
 
 HOSTILE = """'<&">]]>{{ 7*7 }}{% raw %}&amp;</metadata>"""
@@ -46,12 +46,13 @@ def test_the_domain_is_the_golden_one(golden):
     golden("domain-dryrun.xml", render())
 
 
-def test_libvirts_own_schema_accepts_it(tmp_path):
+@pytest.mark.parametrize("cards", [(), USER_NETWORK])
+def test_libvirts_own_schema_accepts_it(tmp_path, cards):
     schema = Path("/usr/share/libvirt/schemas/domain.rng")
     if not schema.exists():
         pytest.skip("libvirt's schemas are not installed")
     file = tmp_path / "domain.xml"
-    file.write_text(render())
+    file.write_text(render(cards=cards))
     result = subprocess.run(["virt-xml-validate", str(file), "domain"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -113,6 +114,25 @@ def test_no_network_no_shared_folder_and_no_display_is_in_the_domain():
     assert devices.isdisjoint({"interface", "filesystem", "graphics", "hostdev", "shmem", "input", "redirdev"})
     disks = ET.fromstring(render()).findall("devices/disk")
     assert all(disk.find("readonly") is not None for disk in disks)
+
+
+def test_a_card_is_there_if_it_is_meant_and_nothing_else_changes():
+    root = ET.fromstring(render(cards=USER_NETWORK))
+    (card,) = root.findall("devices/interface")
+    assert card.attrib == {"type": "user"}
+    assert {child.tag: child.attrib for child in card} == {"model": {"type": "virtio"}, "rom": {"enabled": "no"}}
+    root.find("devices").remove(card)
+    bare = ET.fromstring(render())
+    assert [(item.tag, item.attrib, (item.text or "").strip()) for item in root.iter()] == [
+        (item.tag, item.attrib, (item.text or "").strip()) for item in bare.iter()
+    ]
+
+
+@pytest.mark.parametrize(("meant", "made"), [((), USER_NETWORK), (USER_NETWORK, ()), (USER_NETWORK, USER_NETWORK * 2)])
+def test_a_domain_with_other_cards_than_were_meant_is_refused(meant, made):
+    with pytest.raises(HostError, match="cards is"):
+        require_same(parse_live_domain(render(cards=made)), replace(SPEC, cards=meant))
+    require_same(parse_live_domain(render(cards=meant)), replace(SPEC, cards=meant))
 
 
 def test_ours_is_told_by_its_metadata():

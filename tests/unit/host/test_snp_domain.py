@@ -12,7 +12,7 @@ from cvmtool.config import resources
 from cvmtool.errors import ConfigError, FormatError, HostError
 from cvmtool.formats.idblock import IdBlock, LaunchIdentity
 from cvmtool.formats.policybits import GuestPolicy
-from cvmtool.host.domain import SnpLaunch, render_domain
+from cvmtool.host.domain import USER_NETWORK, SnpLaunch, render_domain
 from cvmtool.host.live import parse_live_domain, require_same
 from cvmtool.owner.launchsign import sign_launch
 from tests.unit.host.test_domain import SPEC as DRY_RUN
@@ -40,7 +40,7 @@ def test_libvirts_own_schema_accepts_it(tmp_path, signed):
     if not schema.exists():
         pytest.skip("libvirt's schemas are not installed")
     file = tmp_path / "domain.xml"
-    file.write_text(render(identity=IDENTITY if signed else None))
+    file.write_text(render(identity=IDENTITY if signed else None, cards=USER_NETWORK if signed else ()))
     result = subprocess.run(["virt-xml-validate", str(file), "domain"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -67,8 +67,9 @@ def test_it_differs_from_a_dry_run_in_the_launch_and_what_that_needs():
 
 
 def test_every_device_that_does_dma_goes_through_the_bounce_buffers():
-    root = ET.fromstring(render())
-    for path in ("devices/disk/driver", "devices/controller[@type='virtio-serial']/driver", "devices/rng/driver"):
+    root = ET.fromstring(render(cards=USER_NETWORK))
+    serial = "devices/controller[@type='virtio-serial']/driver"
+    for path in ("devices/disk/driver", serial, "devices/rng/driver", "devices/interface/driver"):
         found = root.findall(path)
         assert found, path
         assert all(driver.get("iommu") == "on" for driver in found), path
@@ -134,6 +135,7 @@ def test_host_data_of_another_shape_is_refused(host_data):
         ("vcek='yes'", "vcek='no'"),
         ("authorKey='no'", "authorKey='yes'"),
         ("<hostData>C", "<hostData>D"),
+        ("<memballoon", "<interface type='network'><source network='default'/></interface><memballoon"),
         ("machine='pc-q35-10.0'", "machine='pc-q35-9.2'"),
         ("vcpu placement='static'>2", "vcpu placement='static'>4"),
     ],
