@@ -49,6 +49,10 @@ def pack(
     digest: Annotated[
         str | None, typer.Option("--digest", help="Of an image's manifest.", metavar="sha256:HEX")
     ] = None,
+    signer: Annotated[
+        Path | None,
+        typer.Option("--signer", help="Of a model: public key (PEM) of who must have signed it.", metavar="FILE"),
+    ] = None,
     metadata: _MetadataFile = None,
     owner: _Owner = None,
     sensitivity: _Sensitivity = None,
@@ -65,6 +69,7 @@ def pack(
     from cvmtool.cli.render import TerminalReporter, emit_schema
     from cvmtool.config import load_settings
     from cvmtool.errors import ConfigError
+    from cvmtool.flows.models import check_folder
     from cvmtool.flows.packfile import Source, pack_to_file, read_metadata, read_pack
     from cvmtool.flows.prepare import load_keys
     from cvmtool.flows.reporter import Stage
@@ -75,20 +80,25 @@ def pack(
             f"{source} is {'an' if is_image else 'no'} OCI image; --kind {kind.value} is another thing",
             hint="an image is named oci:DIR or oci-archive:FILE",
         )
+    if signer is not None and kind is not ContentKind.MODEL:
+        raise ConfigError("--signer is given, and --kind model is not; who signed it is checked of models")
     said = _said(owner=owner, sensitivity=sensitivity, origin=origin, handling=handling, licence=licence)
     what = Source(reference=source, kind=ContentKind.CONTAINER if is_image else kind or ContentKind.TREE, digest=digest)
     parents = [found.header for found in map(read_pack, made_from or []) if found.header]
     if len(parents) != len(made_from or []):
         raise ConfigError("--made-from names a pack without a signed header", hint="pack it again first")
     reporter = TerminalReporter()
+    keys = load_keys(load_settings())
     with reporter.stage(Stage.PACK, f"sealing {source}"):
+        if remark := check_folder(Path(source), signer=signer, keys=lambda: keys) if kind is ContentKind.MODEL else None:
+            reporter.notice(remark)
         header = pack_to_file(
             what,
             out,
             name=name or _name(Path(source.rpartition(":")[2] if is_image else source)),
             metadata=read_metadata(metadata, said),
             made_from=parents,
-            keys=load_keys(load_settings()),
+            keys=keys,
             force=force,
             progress=reporter.progress,
         )

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from cvmtool.cli.app import app
-from cvmtool.errors import VerificationError
+from cvmtool.errors import ConfigError, VerificationError
 
 
 def model(*arguments):
@@ -38,3 +40,18 @@ def test_another_model_is_not_verified(folder):
     refused = model("verify", folder)
     assert isinstance(refused.exception, VerificationError)
     assert refused.exception.exit_code == 5
+
+
+def test_a_model_is_packed_if_its_signer_is_the_one_named(folder, tmp_path):
+    save_file({"w": np.zeros(3, np.float32)}, folder / "model.safetensors")
+    (tmp_path / "key.pem").write_text(model("key").stdout)
+
+    def pack(*arguments):
+        command = ["data", "pack", folder, "--out", tmp_path / "p", "--signer", tmp_path / "key.pem", *arguments]
+        return CliRunner().invoke(app, list(map(str, command)))
+
+    assert isinstance(pack("--kind", "model").exception, VerificationError)
+    model("sign", folder)
+    assert isinstance(pack().exception, ConfigError)
+    assert not (tmp_path / "p").exists()
+    assert pack("--kind", "model").exit_code == 0
