@@ -33,8 +33,9 @@ def fit(
     results: Annotated[Path | None, typer.Option("--results", help="Where outputs would go.", metavar="DIR")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether a job fits, with numbers. Nothing is sealed or started. `train` asks the same first.
+    """Say whether a job fits, with numbers, before anything is sealed or started.
 
+    `train` asks the same first.
     Exit 0 if it fits or nobody can say, 3 if its own numbers or the disks here do not suffice, 8 if the host does not.
     """
     from cvmtool.cli.render import emit_schema, error_console

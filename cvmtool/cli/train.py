@@ -78,6 +78,7 @@ def train(
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.config import load_settings
     from cvmtool.flows.decisions import read_rules
+    from cvmtool.flows.fit import refuse_unfit
     from cvmtool.flows.jobplan import Plan
     from cvmtool.flows.launch import parse_site
     from cvmtool.flows.prepare import prepare, read_job
@@ -102,7 +103,9 @@ def train(
     judged_by = None if policy is None else parse_policy(_read_text(policy))
     gate = plan.gate(settings)
     plan.platform(settings)
-    bundle = _bundle(read_job(job).image, settings, reporter)
+    file, base = read_job(job), job.resolve().parent
+    bundle = _bundle(file.image, settings, reporter)
+    refuse_unfit(file, base, bundle, settings=settings, simulated=dry_run, reporter=reporter, results=results)
     prepared = prepare(job, bundle, settings=settings, reporter=reporter, gate=gate)
     run = put_on_record(prepared, plan, judged_by, settings=settings, reporter=reporter, gate=gate)
     if detach:

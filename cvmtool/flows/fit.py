@@ -36,7 +36,7 @@ _TRIAL = 4 << 20  # bytes that are sent to see how fast it goes
 _MIB = 1 << 20
 
 
-def require_room(
+def refuse_unfit(
     job: JobFile,
     base: Path,
     bundle: Bundle,

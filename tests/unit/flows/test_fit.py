@@ -13,7 +13,7 @@ import pytest
 from cvmtool.cli.render import JsonReporter
 from cvmtool.config import load_settings, private_dir
 from cvmtool.errors import ConfigError, HostError
-from cvmtool.flows.fit import require_room, survey
+from cvmtool.flows.fit import refuse_unfit, survey
 from cvmtool.flows.fitsources import pack_size
 from cvmtool.flows.hosts import Host
 from cvmtool.host.files import LocalFiles
@@ -128,7 +128,7 @@ def test_a_dry_run_is_reckoned_emulated_unless_its_host_says_kvm(base, bundle, h
 def test_what_cannot_fit_is_refused_with_numbers(base, bundle, host, text, kind, message):
     settings = replace(load_settings(), state_dir=private_dir(base / "state"))
     with pytest.raises(kind, match=message):
-        require_room(
+        refuse_unfit(
             job(text), base, bundle, settings=settings, simulated=True, reporter=JsonReporter(), reach=lambda _: host
         )
 
@@ -136,7 +136,7 @@ def test_what_cannot_fit_is_refused_with_numbers(base, bundle, host, text, kind,
 def test_what_is_close_is_said(base, bundle, host, capsys):
     settings = replace(load_settings(), state_dir=private_dir(base / "state"))
     text = "limits: {memory: 800MiB, outputs: 64MiB, scratch: 700MiB}"
-    require_room(
+    refuse_unfit(
         job(text), base, bundle, settings=settings, simulated=True, reporter=JsonReporter(), reach=lambda _: host
     )
     assert "close: memory.container needs 701 MiB, has 800 MiB" in capsys.readouterr().out
