@@ -90,7 +90,8 @@ def pack(
     reporter = TerminalReporter()
     keys = load_keys(load_settings())
     with reporter.stage(Stage.PACK, f"sealing {source}"):
-        if remark := check_folder(Path(source), signer=signer, keys=lambda: keys) if kind is ContentKind.MODEL else None:
+        remark = check_folder(Path(source), signer=signer, keys=lambda: keys) if kind is ContentKind.MODEL else None
+        if remark:
             reporter.notice(remark)
         header = pack_to_file(
             what,
