@@ -21,7 +21,10 @@ _MAX_POLICY = 1 << 20  # bytes
 if TYPE_CHECKING:
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.config import Settings
+    from cvmtool.flows.decisions import Gate
+    from cvmtool.flows.jobplan import Plan
     from cvmtool.flows.jobs import JobDir
+    from cvmtool.flows.prepare import Prepared
     from cvmtool.image.bundle import Bundle
 
 app = typer.Typer()
@@ -78,10 +81,8 @@ def train(
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.config import load_settings
     from cvmtool.flows.decisions import read_rules
-    from cvmtool.flows.fit import refuse_unfit
     from cvmtool.flows.jobplan import Plan
     from cvmtool.flows.launch import parse_site
-    from cvmtool.flows.prepare import prepare, read_job
     from cvmtool.flows.supervise import carry_out, put_on_record, send_off
     from cvmtool.owner.kds import AMD_URL
     from cvmtool.owner.policyfile import parse_policy
@@ -103,10 +104,7 @@ def train(
     judged_by = None if policy is None else parse_policy(_read_text(policy))
     gate = plan.gate(settings)
     plan.platform(settings)
-    file, base = read_job(job), job.resolve().parent
-    bundle = _bundle(file.image, settings, reporter)
-    refuse_unfit(file, base, bundle, settings=settings, simulated=dry_run, reporter=reporter, results=results)
-    prepared = prepare(job, bundle, settings=settings, reporter=reporter, gate=gate)
+    prepared = _prepared(job, plan, gate, settings, reporter)
     run = put_on_record(prepared, plan, judged_by, settings=settings, reporter=reporter, gate=gate)
     if detach:
         send_off(run, prepared)
@@ -118,6 +116,20 @@ def train(
 
 def _read_text(path: Path) -> str:
     return read_file(path, most=_MAX_POLICY).decode("utf-8", "replace")
+
+
+def _prepared(
+    job: Path, plan: Plan, gate: Gate, settings: Settings, reporter: JsonReporter | TerminalReporter
+) -> Prepared:
+    """Seal a job that fits, for its guest image as it is now."""
+    from cvmtool.flows.fit import refuse_unfit
+    from cvmtool.flows.prepare import prepare, read_job
+
+    file, base = read_job(job), job.resolve().parent
+    bundle = _bundle(file.image, settings, reporter)
+    simulated, results = plan.simulated, plan.results
+    refuse_unfit(file, base, bundle, settings=settings, simulated=simulated, reporter=reporter, results=results)
+    return prepare(job, bundle, settings=settings, reporter=reporter, gate=gate)
 
 
 def _bundle(name: str, settings: Settings, reporter: JsonReporter | TerminalReporter) -> Bundle:
