@@ -62,6 +62,8 @@ class Launch:
     packs: tuple[SealedPack, ...]
     volumes: tuple[Disk, ...] = ()
     """Disks that outlive the machine. Their paths are the host's, and not below the machine's directory."""
+    reachable: bool = False
+    """Whether its manifest lets anybody reach into it while it runs, which takes ports."""
     network: bool = False
     """Whether the guest will want a network card: its manifest names destinations."""
     identity: LaunchIdentity | None = None
@@ -142,4 +144,5 @@ class Launch:
             placement=self.placement,
             gpus=self.gpus,
             device_access=access,
+            reachable=self.reachable,
         )

@@ -19,6 +19,8 @@ from cvmtool.formats.wire import parse_base64, to_base64
 
 AGENT_PORT = "org.cvmtool.agent.0"
 PSP_PORT = "org.cvmtool.psp.0"
+CLIENT_PORTS = tuple(f"org.cvmtool.client.{number}" for number in range(4))
+"""Where sessions begin beside the owner's, one on each, at a job that may be reached into (docs/protocol.md section 15)."""
 
 OPEN_LINE = re.compile(rb"\nCVM1 OPEN ([0-9a-f]{64}) ([0-9a-f]{64}) ([0-9a-f]{64})\n")
 OPEN_SIZE = len(b"\nCVM1 OPEN ") + 3 * 64 + 2 + 1  # bytes of one OPEN line, both line feeds included

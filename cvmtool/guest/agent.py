@@ -6,7 +6,8 @@ Zone: guest (measured).
 Spec: docs/protocol.md.
 
 Threads: this one carries the agent port; one answers challenges; one accepts control connections, with one more for
-each; one runs the job. When the agent ends, for whatever reason, PID 1 cuts the power.
+each; one runs the job; where a job may be reached, two for each port of clients. When the agent ends, for whatever reason,
+PID 1 cuts the power.
 
 This process holds the keys. What keeps others from reading its memory is set by PID 1, before it starts: no core dumps
 (ulimit, core_pattern), no tracing by anyone (yama/ptrace_scope 3). There is no swap.
@@ -20,10 +21,15 @@ import socket
 import struct
 import sys
 import threading
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from cvmtool.errors import HostError
-from cvmtool.formats.channel import AGENT_PORT
+from cvmtool.formats.channel import AGENT_PORT, CLIENT_PORTS
+from cvmtool.formats.control import CLIENT_ADDRESS, CLIENT_OPS
+from cvmtool.formats.job import JobManifest
+from cvmtool.formats.jobterms import NO_ACCESS
 from cvmtool.guest import device, unlock
 from cvmtool.guest.attest import Attestor
 from cvmtool.guest.channel import Bridge, open_port
@@ -62,13 +68,18 @@ def main() -> int:
     attestor = Attestor(keys, paths, WORK / "authorized_keys", shell)
     console = Console()
     simulated = device.is_dry_run(paths)
+
+    def make_job(manifest: JobManifest, certificates: bytes) -> Job:
+        if manifest.access != NO_ACCESS:
+            attestor.admit(tuple(bytes.fromhex(key) for key in manifest.access.clients))
+            _open_client_ports(life, attestor, paths, shell)
+        return Job(manifest, keys, console, certificates=certificates, simulated=simulated)
+
     life = Life(
         keys,
         lambda: attestor.current,
         console,
-        make_job=lambda manifest, certificates: Job(
-            manifest, keys, console, certificates=certificates, simulated=simulated
-        ),
+        make_job=make_job,
         make_machine=lambda manifest: Machine(manifest, shell),
     )
     bridge = Bridge(open_port(device.find_port(AGENT_PORT, paths)), attestor.answer, sshd=shell.server)
@@ -81,8 +92,22 @@ def main() -> int:
     return 0
 
 
+def _open_client_ports(life: Life, attestor: Attestor, paths: device.Paths, shell: Shell) -> None:
+    """Take sessions beside the owner's, on as many ports as the machine has for them."""
+    ControlService(life, _stay, address=CLIENT_ADDRESS, ops=CLIENT_OPS).start()
+    for name in CLIENT_PORTS:
+        with suppress(HostError):  # its host's to give
+            port = open_port(device.find_port(name, paths))
+            bridge = Bridge(port, partial(attestor.answer, beside=True), sshd=shell.server)
+            threading.Thread(target=bridge.serve, name="client", daemon=True).start()
+
+
+def _stay() -> None:
+    """Do nothing: no client asks for power-off."""
+
+
 def _raise_loopback() -> None:
-    """Bring up `lo`: the control service's only interface."""
+    """Bring up `lo`: the control services' only interface."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 

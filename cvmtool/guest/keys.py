@@ -18,6 +18,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from cvmtool.formats.control import CONTROL_ADDRESS
 from cvmtool.formats.wire import lp
 
 _KIND = b"ssh-ed25519"
@@ -56,11 +57,11 @@ class BootKeys:
         write_private(path, f"-----BEGIN {name}-----\n{lines}\n-----END {name}-----\n".encode("ascii"))
 
 
-def authorized_key(owner_key: bytes, *, terminal: bool = False) -> bytes:
-    """Return the authorized_keys line of a raw Ed25519 key: it may open the control service, and a terminal if there is a shell."""
-    blob = base64.b64encode(lp(_KIND, owner_key))
-    options = b'restrict,port-forwarding,permitopen="127.0.0.1:7010"' + (b",pty" if terminal else b"")
-    return b"%b %b %b owner\n" % (options, _KIND, blob)
+def authorized_key(key: bytes, *, address: tuple[str, int] = CONTROL_ADDRESS, terminal: bool = False) -> bytes:
+    """Return the authorized_keys line of a raw Ed25519 key: it may open that address, and a terminal if there is a shell."""
+    blob = base64.b64encode(lp(_KIND, key))
+    options = b'restrict,port-forwarding,permitopen="%b:%d"' % (address[0].encode("ascii"), address[1])
+    return b"%b %b %b\n" % (options + (b",pty" if terminal else b""), _KIND, blob)
 
 
 def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import jinja2
 
 from cvmtool.errors import ConfigError
-from cvmtool.formats.channel import AGENT_PORT, PSP_PORT
+from cvmtool.formats.channel import AGENT_PORT, CLIENT_PORTS, PSP_PORT
 from cvmtool.formats.evidence import HOST_DATA_SIZE
 from cvmtool.formats.idblock import LaunchIdentity
 from cvmtool.formats.policybits import GuestPolicy
@@ -100,6 +100,8 @@ class DomainSpec:
     device_access: DeviceAccess = DeviceAccess.VFIO
     cards: tuple[str, ...] = ()
     """The network cards, by what libvirt calls their kind: none, or `USER_NETWORK` for a job with destinations."""
+    reachable: bool = False
+    """Whether it has ports for sessions beside the owner's."""
     keep_owner: bool = False
     """Read-only disks stay their owner's: other machines use the same files. Only libvirt as root gives disks away."""
 
@@ -137,6 +139,7 @@ def render_domain(spec: DomainSpec, templates: Path) -> str:
         "disks": [{**asdict(disk), "target": f"vd{chr(97 + i)}"} for i, disk in enumerate(spec.disks)],
         "uuid": domain_uuid(spec.name),
         "agent_port": AGENT_PORT,
+        "client_ports": CLIENT_PORTS if spec.reachable else (),
         "id_block": "" if identity is None else to_base64(identity.block.encode()),
         "id_auth": "" if identity is None else to_base64(identity.auth.encode()),
         **(_simulated(spec.launch) if isinstance(spec.launch, Simulation) else _confidential(spec, spec.launch)),

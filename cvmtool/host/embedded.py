@@ -29,7 +29,7 @@ remember_owner = 0
 """
 _SOCKET_BYTES = 107  # of sun_path, its NUL aside
 # The longest that libvirt makes below its session directories: a domain's number and 20 bytes of its name.
-_LONGEST_RUNTIME = "libvirt/qemu/run/channel/99999-12345678901234567890/org.cvmtool.agent.0"
+_LONGEST_RUNTIME = "libvirt/qemu/run/channel/99999-12345678901234567890/org.cvmtool.client.0"
 _LONGEST_CONFIG = "libvirt/qemu/lib/domain-99999-12345678901234567890/monitor.sock"
 
 

@@ -348,15 +348,15 @@ class Hypervisor:
             domain.undefine()
         return True
 
-    def open_port(self, name: str, port: str) -> socket.socket:
-        """Open a domain's virtio-serial port and return a socket that carries its bytes.
+    def open_port(self, name: str, port: str, *, steal: bool = True) -> socket.socket:
+        """Open a domain's virtio-serial port and return a socket that carries its bytes; `steal`: from whoever holds it.
 
         Raises:
-            HostError: the domain does not run, or somebody else holds the port.
+            HostError: the domain does not run, has no such port, or somebody else holds it and keeps it.
         """
         domain = self._lookup(name)
         try:
-            pump = StreamPump(self._libvirt, self._connection, domain, port)
+            pump = StreamPump(self._libvirt, self._connection, domain, port, steal=steal)
         except self._libvirt.libvirtError as error:
             raise self._failure(f"open the port {port}", error) from error
         pump.end_with_connection(self.events, name)

@@ -19,11 +19,12 @@ from cvmtool.host.events import Event, Events, Happening
 class StreamPump:
     """Carries bytes between a libvirt stream and a socket pair, in the event loop; the far end is `outside`."""
 
-    def __init__(self, libvirt: ModuleType, connection: Any, domain: Any, port: str) -> None:  # noqa: ANN401
+    def __init__(self, libvirt: ModuleType, connection: Any, domain: Any, port: str, *, steal: bool) -> None:  # noqa: ANN401
+        """`steal`: whoever holds the port loses it."""
         self._libvirt = libvirt
         self._hangup = libvirt.VIR_STREAM_EVENT_HANGUP | libvirt.VIR_STREAM_EVENT_ERROR
         self._stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
-        domain.openChannel(port, self._stream, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
+        domain.openChannel(port, self._stream, libvirt.VIR_DOMAIN_CHANNEL_FORCE if steal else 0)
         self._inside, self.outside = socket.socketpair()
         self._inside.setblocking(False)  # noqa: FBT003
         self._to_guest = b""

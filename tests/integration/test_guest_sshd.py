@@ -52,20 +52,22 @@ class Key(paramiko.Ed25519Key):
 class Guest:
     """The guest's end: attestor, bridge and sshd, on a socket instead of a virtio port; and an echo for its control service."""
 
-    def __init__(self, work: Path, owner: bytes):
+    def __init__(self, work: Path, owner: bytes, client: bytes):
         self.owner = owner
+        self.client_listener = socket.create_server(("127.0.0.1", 0))
+        self.client_port = self.client_listener.getsockname()[1]
+        threading.Thread(target=self.echo, args=(self.client_listener,), daemon=True).start()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.control_port = self.listener.getsockname()[1]
-        threading.Thread(target=self.echo, daemon=True).start()
+        threading.Thread(target=self.echo, args=(self.listener,), daemon=True).start()
         keys = BootKeys()
         keys.write_host_key(work / "ssh_host_ed25519_key")
         attestor = attest.Attestor(keys, device.Paths(), work / "authorized_keys", Shell(allowed=False))
         # The key file's own permitopen names the real port; the configuration's is what is tested here.
         attest_key = attest.authorized_key
-        self.key_line = lambda key, **options: attest_key(key, **options).replace(
-            b"7010", str(self.control_port).encode()
-        )
-        text = CONFIG.read_text().replace("/run/cvmtool/", f"{work}/").replace(":7010", f":{self.control_port}")
+        self.key_line = lambda key, **options: self.here(attest_key(key, **options).decode()).encode()
+        attestor.admit((client,))
+        text = self.here(CONFIG.read_text().replace("/run/cvmtool/", f"{work}/"))
         text = text.replace("AllowUsers owner", f"AllowUsers {getpass.getuser()}").replace("mlkem768x25519-sha256,", "")
         self.config = work / "sshd_config"
         self.config.write_text(text)
@@ -75,10 +77,15 @@ class Guest:
         self.bridge = Bridge(self.guest.fileno(), attestor.answer, sshd=lambda: (SSHD, "-i", "-f", str(self.config)))
         self.thread = threading.Thread(target=self.bridge.serve)
 
-    def echo(self) -> None:
+    def here(self, text: str) -> str:
+        """Return text with this machine's ports in it."""
+        return text.replace(":7010", f":{self.control_port}").replace(":7011", f":{self.client_port}")
+
+    @staticmethod
+    def echo(listener: socket.socket) -> None:
         while True:
             try:
-                connection, _ = self.listener.accept()
+                connection, _ = listener.accept()
             except OSError:
                 return
             with connection:
@@ -104,7 +111,7 @@ class Guest:
     def close(self) -> None:
         self.bridge.stop()
         self.thread.join(20)
-        for end in (self.listener, self.port, self.guest):
+        for end in (self.listener, self.client_listener, self.port, self.guest):
             end.close()
 
 
@@ -113,8 +120,13 @@ def owner():
     return Ed25519PrivateKey.generate()
 
 
+@pytest.fixture(scope="module")
+def client():
+    return Ed25519PrivateKey.generate()
+
+
 @pytest.fixture
-def guest(owner, monkeypatch):
+def guest(owner, client, monkeypatch):
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd insists on it as root
     # Not below /tmp: StrictModes refuses key files under a directory that others may write to.
@@ -124,7 +136,7 @@ def guest(owner, monkeypatch):
     monkeypatch.setattr(
         device, "get_report", lambda data, paths: device.RawReport(report=report(data, launched), cert_table=b"")
     )
-    guest = Guest(work, public)
+    guest = Guest(work, public, client.public_key().public_bytes_raw())
     monkeypatch.setattr(attest, "authorized_key", guest.key_line)
     guest.thread.start()
     yield guest
@@ -165,6 +177,26 @@ def test_owner_reaches_the_control_service(guest, logged_in):
     channel = logged_in.open_channel("direct-tcpip", ("127.0.0.1", guest.control_port), ("127.0.0.1", 0), timeout=30)
     channel.sendall(b"hello")
     assert channel.recv(5) == b"hello"
+
+
+def test_the_owner_does_not_reach_what_is_clients(guest, logged_in):
+    with pytest.raises(paramiko.ChannelException):
+        logged_in.open_channel("direct-tcpip", ("127.0.0.1", guest.client_port), ("127.0.0.1", 0), timeout=30)
+
+
+def test_a_client_reaches_what_is_clients_and_nothing_else(guest, transport, client):
+    transport.auth_publickey(getpass.getuser(), Key(client))
+    channel = transport.open_channel("direct-tcpip", ("127.0.0.1", guest.client_port), ("127.0.0.1", 0), timeout=30)
+    channel.sendall(b"hello")
+    assert channel.recv(5) == b"hello"
+    with pytest.raises(paramiko.ChannelException):
+        transport.open_channel("direct-tcpip", ("127.0.0.1", guest.control_port), ("127.0.0.1", 0), timeout=30)
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(paramiko.ChannelException):
+        transport.open_channel("direct-tcpip", ("127.0.0.1", other.getsockname()[1]), ("127.0.0.1", 0), timeout=30)
+    with pytest.raises(paramiko.ChannelException):
+        transport.open_session(timeout=30)
+    with pytest.raises(paramiko.SSHException):
+        transport.request_port_forward("127.0.0.1", 0)
 
 
 def test_ciphers_authenticate(logged_in):

@@ -1,9 +1,12 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from cvmtool.errors import HostError
 from cvmtool.formats.channel import Open, Refusal, answer_to
+from cvmtool.formats.control import CLIENT_ADDRESS
 from cvmtool.formats.evidence import host_data, report_data
 from cvmtool.guest import attest, device
 from cvmtool.guest.keys import BootKeys, authorized_key
@@ -47,6 +50,39 @@ def test_evidence_binds_nonce_keys_and_launch(attestor):
 def test_only_the_launch_s_owner_may_log_in(attestor, tmp_path):
     attestor.answer(challenge())
     assert (tmp_path / "authorized_keys").read_bytes() == authorized_key(OWNER)
+
+
+def test_clients_log_in_at_what_begins_after_they_were_admitted(attestor, tmp_path):
+    clients = (b"c" * 32, b"d" * 32)
+    attestor.answer(challenge())
+    attestor.admit(clients)
+    assert (tmp_path / "authorized_keys").read_bytes() == authorized_key(OWNER)
+    attestor.answer(challenge(), beside=True)
+    lines = [authorized_key(OWNER), *(authorized_key(key, address=CLIENT_ADDRESS) for key in clients)]
+    assert (tmp_path / "authorized_keys").read_bytes() == b"".join(lines)
+
+
+def test_a_session_beside_the_owner_s_is_not_the_one_that_keys_are_sealed_for(attestor):
+    attestor.answer(challenge())
+    before = attestor.current
+    answer = attestor.answer(challenge(nonce=b"p" * 32), beside=True)
+    assert answer.ready
+    assert attestor.current is before
+
+
+def test_answers_of_several_ports_do_not_get_in_each_other_s_way(attestor, tmp_path):
+    nonces = [bytes([number]) * 32 for number in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda nonce: attestor.answer(challenge(nonce=nonce), beside=True), nonces))
+    for nonce, answer in zip(nonces, answers, strict=True):
+        evidence, _ = answer_to(answer.line, nonce)
+        assert evidence.report[0x50:0x90] == report_data(
+            nonce=nonce,
+            ssh_host_key=evidence.ssh_host_key,
+            hpke_key=evidence.hpke_key,
+            receipt_key=evidence.receipt_key,
+            host_data=LAUNCHED,
+        )
 
 
 def test_a_terminal_comes_with_the_shell_and_not_before(attestor, tmp_path):

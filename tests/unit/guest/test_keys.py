@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
+from cvmtool.formats.control import CLIENT_ADDRESS
 from cvmtool.guest.keys import BootKeys, authorized_key, write_private
 
 
@@ -38,9 +39,14 @@ def test_keys_do_not_print():
 
 def test_authorized_key_may_reach_the_control_service_only():
     key = Ed25519PublicKey.from_public_bytes(bytes(range(32)))
-    options, kind, blob, _ = authorized_key(bytes(range(32))).split()
+    options, kind, blob = authorized_key(bytes(range(32))).split()
     assert options == b'restrict,port-forwarding,permitopen="127.0.0.1:7010"'
     assert b"%b %b" % (kind, blob) == key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+
+
+def test_a_client_s_key_may_reach_what_is_clients_and_nothing_else():
+    options = authorized_key(bytes(32), address=CLIENT_ADDRESS).split()[0]
+    assert options == b'restrict,port-forwarding,permitopen="127.0.0.1:7011"'
 
 
 def test_write_private_replaces_and_sets_the_mode(tmp_path):

@@ -218,3 +218,14 @@ def test_read_only_disks_that_others_use_stay_their_owners():
     assert "seclabel" not in plain
     assert kept.count("<seclabel model='dac' relabel='no'/>") == len(parse_live_domain(plain).disks)
     assert parse_live_domain(kept) == parse_live_domain(plain)
+
+
+def test_ports_beside_the_owner_s_are_there_where_a_job_may_be_reached(tmp_path):
+    names = [port.get("name") for port in ET.fromstring(render(reachable=True)).findall("devices/channel/target")]
+    assert names == [AGENT_PORT, *CLIENT_PORTS, PSP_PORT]
+    assert "client" not in render()
+    schema = Path("/usr/share/libvirt/schemas/domain.rng")
+    if schema.exists():
+        file = tmp_path / "domain.xml"
+        file.write_text(render(reachable=True))
+        subprocess.run(["virt-xml-validate", str(file), "domain"], capture_output=True, check=True)
