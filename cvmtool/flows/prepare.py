@@ -24,7 +24,7 @@ from cvmtool.flows.packs import SealedPack, seal_container
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.formats.idblock import NAME_BYTES, IdBlock, LaunchIdentity
 from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
-from cvmtool.formats.jobterms import CHECKPOINT, Checkpoint
+from cvmtool.formats.jobterms import CHECKPOINT, NO_ACCESS, Checkpoint
 from cvmtool.formats.machine import Manifest
 from cvmtool.formats.manifest import Mode
 from cvmtool.formats.policybits import POLICY_BITS, GuestPolicy
@@ -105,6 +105,7 @@ def signed_launch(
         volumes=volumes,
         placement=site.placement,
         gpus=site.gpus,
+        reachable=isinstance(manifest, JobManifest) and manifest.access != NO_ACCESS,
         identity=LaunchIdentity(block=block, auth=sign_launch(block, keys.launch_key())),
     )
 
