@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cvmtool.config import resources
 from cvmtool.errors import ConfigError, HostError
+from cvmtool.formats.channel import AGENT_PORT, CLIENT_PORTS, PSP_PORT
 from cvmtool.host.domain import USER_NETWORK, Disk, DomainSpec, Placement, Simulation, domain_uuid, render_domain
 from cvmtool.host.live import is_ours, parse_live_domain, require_same
 
