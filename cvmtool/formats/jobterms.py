@@ -29,6 +29,7 @@ MAX_DESTINATIONS = 64
 MAX_ADDRESSES = 32  # of one destination
 MAX_PORT = 65_535
 KEY_SIZE = 32  # bytes, of an Ed25519 or X25519 public key
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 
@@ -163,6 +164,8 @@ def _destination(value: JsonObject) -> Destination:
             raise FormatError(
                 f"{what}.addresses has {str(address)[:64]!r}; an IP address in its shortest form is required"
             )
+        if not is_outside(address):
+            raise FormatError(f"{what}.addresses has {address}, which is no machine outside the guest")
     if not addresses:
         raise FormatError(f"{what}.addresses of {host} is empty; at least one is required")
     texts = tuple(str(address) for address in addresses)
@@ -182,6 +185,14 @@ def is_address(text: str) -> bool:
     except ValueError:
         return False
     return str(address) == text and "%" not in text and getattr(address, "ipv4_mapped", None) is None
+
+
+def is_outside(address: str) -> bool:
+    """Whether an IP address may be another machine's: not a loopback, link-local, multicast or unspecified one, nor reserved."""
+    parsed = ipaddress.ip_address(address)
+    within = parsed.is_loopback or parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified
+    # Much of IPv6 is reserved only until somebody uses it.
+    return not (within or (parsed.version == 4 and (parsed.is_reserved or parsed in _THIS_NETWORK)))
 
 
 def _entries(value: JsonObject, key: str, most: int, *, what: str) -> list[object]:

@@ -153,7 +153,7 @@ def _launch_security(root: ET.Element) -> LiveSnp:
 
 
 def require_same(live: LiveDomain, spec: DomainSpec) -> None:
-    """Check that a defined domain is what was meant, in its network cards and in everything that a launch digest or a report covers.
+    """Check that a defined domain is what was meant: its network cards, and everything that a launch digest or a report covers.
 
     No security rests on it: a host that lies here is found out by its report. It names a libvirt that dropped something.
 

@@ -89,6 +89,18 @@ def test_every_term_changes_what_the_launch_commits_to(term):
         (("destinations", 0, "addresses"), [7], "shortest form"),
         (("destinations", 0, "addresses"), [f"192.0.2.{at}" for at in range(33)], "33 entries"),
         (("destinations", 0, "addresses"), ["192.0.2.9", "192.0.2.1"], "not ascending"),
+        # The agent's own services are on 127.0.0.1: a destination there would lead the container to them.
+        (("destinations", 0, "addresses"), ["127.0.0.1"], "no machine outside"),
+        (("destinations", 0, "addresses"), ["127.9.9.9"], "no machine outside"),
+        (("destinations", 0, "addresses"), ["0.0.0.0"], "no machine outside"),  # noqa: S104
+        (("destinations", 0, "addresses"), ["0.1.2.3"], "no machine outside"),
+        (("destinations", 0, "addresses"), ["169.254.169.254"], "no machine outside"),
+        (("destinations", 0, "addresses"), ["224.0.0.1"], "no machine outside"),
+        (("destinations", 0, "addresses"), ["255.255.255.255"], "no machine outside"),
+        (("destinations", 0, "addresses"), ["::"], "no machine outside"),
+        (("destinations", 0, "addresses"), ["::1"], "no machine outside"),
+        (("destinations", 0, "addresses"), ["fe80::1"], "no machine outside"),
+        (("destinations", 0, "addresses"), ["ff02::1"], "no machine outside"),
         (("destinations", 0, "tls"), "yes", "tls"),
         (("destinations", 0, "ports"), [1], "ports"),
         (("checkpoint", "grace_seconds"), 3_601, "grace_seconds"),
