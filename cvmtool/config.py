@@ -89,6 +89,8 @@ class Settings:
     """Where `cvmtool host add` writes. Follows XDG_CONFIG_HOME alone: it is where settings come from."""
     known_hosts: Path
     """The account's SSH host keys, for hosts without a file of their own."""
+    rules: tuple[Path, ...] = ()
+    """Rules of every run (docs/reference/policy-pipeline.md). A level adds to those before it, and takes none away."""
 
     @property
     def hosts_dir(self) -> Path:
@@ -198,6 +200,7 @@ def load_settings(
     merged: dict[str, str] = {}
     config_home = _xdg(env, "XDG_CONFIG_HOME", home / ".config")
     hosts = _added_hosts(config_home / HOSTS_DIR)
+    rules: list[Path] = []
     for path in (
         Path("/etc/cvmtool/cvmtool.toml"),
         config_home / "cvmtool.toml",
@@ -206,10 +209,12 @@ def load_settings(
         texts, named = _read(path)
         merged.update(texts)
         hosts.update(named)
+        rules += [path.parent / Path(texts["rules"]).expanduser()] if "rules" in texts else []
     for name in _names():
         value = env.get(f"CVMTOOL_{name.upper()}")
         if value:
             merged[name] = value
+    rules += [Path(env["CVMTOOL_RULES"]).absolute()] if env.get("CVMTOOL_RULES") else []
     state = Path(merged.get("state_dir", _xdg(env, "XDG_STATE_HOME", home / ".local/state")))
     # As root, QEMU runs as an unprivileged user that cannot reach below /root; what the host gets stands where it can.
     machines = Path("/var/lib/cvmtool/machines") if os.geteuid() == 0 else state / "host"
@@ -222,6 +227,7 @@ def load_settings(
         hosts=hosts,
         config_dir=config_home,
         known_hosts=home / ".ssh/known_hosts",
+        rules=tuple(dict.fromkeys(rules)),
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from cvmtool.config import Settings, private_dir, write_once
 from cvmtool.data.oci import ImageConfig, OciImage
 from cvmtool.errors import ConfigError, FormatError
-from cvmtool.flows.decisions import Gate
+from cvmtool.flows.decisions import Gate, Headers, input_headers
 from cvmtool.flows.launch import Launch, Site
 from cvmtool.flows.models import seal_model
 from cvmtool.flows.packfile import seal_input
@@ -27,6 +27,7 @@ from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
 from cvmtool.formats.jobterms import CHECKPOINT, NO_ACCESS, Checkpoint
 from cvmtool.formats.machine import Manifest
 from cvmtool.formats.manifest import Mode
+from cvmtool.formats.pack import Role
 from cvmtool.formats.policybits import POLICY_BITS, GuestPolicy
 from cvmtool.formats.volume import Volume
 from cvmtool.host.domain import Disk
@@ -50,6 +51,11 @@ class Prepared:
     packs: tuple[SealedPack, ...]
     keys: OwnerKeys
     bundle: Bundle
+
+    @property
+    def headers(self) -> Headers:
+        """What is said of each input."""
+        return {pack.descriptor.name: pack.header for pack in self.packs if pack.descriptor.role is Role.INPUT}
 
     def launch(self, mode: Mode, site: Site | None = None, volumes: tuple[Disk, ...] = ()) -> Launch:
         """Return the machine that this job is for, with the disks of its `volumes`.
@@ -154,7 +160,7 @@ def prepare(
     """
     job = read_job(path)
     if gate is not None:
-        gate.ingest(job)
+        gate.ingest(job, input_headers(job, path.resolve().parent))
     keys = load_keys(settings)
     base = path.resolve().parent
     with reporter.stage(Stage.PACK, "sealing inputs"):
@@ -170,9 +176,10 @@ def prepare(
         for name in refuse_unscrubbed({pack.descriptor.name: pack.header for pack in packs[1:]}, job.waive):
             reporter.notice(f"input {name} is personal and was never scrubbed; the job waives that")
         manifest = make_manifest(job, image.config, keys, packs, salt=secrets.token_bytes(32))
+    prepared = Prepared(file=job, manifest=manifest, packs=tuple(packs), keys=keys, bundle=bundle)
     if gate is not None:
-        gate.seal(manifest)
-    return Prepared(file=job, manifest=manifest, packs=tuple(packs), keys=keys, bundle=bundle)
+        gate.seal(manifest, prepared.headers)
+    return prepared
 
 
 def _seal_model(

@@ -203,8 +203,16 @@ def parse_pack_header(data: bytes) -> PackHeader:
     Raises:
         FormatError: a key is missing, unknown or out of range.
     """
+    return read_pack_header(parse_json(data, what="pack header", limit=MAX_HEADER))
+
+
+def read_pack_header(value: JsonObject) -> PackHeader:
+    """Read a header that is part of another document, as `parse_pack_header`.
+
+    Raises:
+        FormatError: a key is missing, unknown or out of range.
+    """
     what = "pack header"
-    value = parse_json(data, what=what, limit=MAX_HEADER)
     members(value, what=what, required={"schema", *(field.name for field in fields(PackHeader))})
     if value["schema"] != SCHEMA:
         raise FormatError(f"{what}.schema is {str(value['schema'])[:48]!r}; {SCHEMA} is required")

@@ -8,7 +8,7 @@ A stage's function takes the rules and what is known by then, and returns a deci
 ones too. Nothing here knows how a run works; `cvmtool.flows.decisions` asks, keeps the answers and stops a run.
 
     ingestion   before anything is read into a pack: the container, and what is said of each input
-    sealing     before the manifest is final: network, outputs and their bounds, recipients
+    sealing     before the manifest is used: inputs as they were sealed, network, access, outputs and their bounds, recipients
     launch      before anything leaves this machine: the guest image, and the policy that its evidence will be judged by
     release     before the keys leave: what was really judged of this guest, and by which root
     export      before the outputs are fetched: what they are, and how the guest was used
@@ -21,9 +21,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from cvmtool.errors import AppraisalError, Finding
 from cvmtool.formats.job import Network, Output, OutputKind
+from cvmtool.formats.packheader import Sensitivity
 from cvmtool.formats.receipt import Access, OutputDigest
 from cvmtool.owner.floors import Floor, built_in_floors
 
@@ -31,15 +33,6 @@ ANY = "any"
 UNSAID = "unsaid"
 SAID = ("owner", "sensitivity", "origin", "handling", "licence", "created")
 """What an input's metadata can say. Plain values: the rules do not care how an input came to say it."""
-
-
-class Sensitivity(StrEnum):
-    """Who would be hurt if an input came out; from the least to the most."""
-
-    PUBLIC = "public"
-    INTERNAL = "internal"
-    CONFIDENTIAL = "confidential"
-    PERSONAL = "personal"
 
 
 class Stage(StrEnum):
@@ -64,15 +57,23 @@ class Rules:
     sensitivity: frozenset[Sensitivity] | None
     licences: frozenset[str] | None
     must_be_scrubbed: frozenset[Sensitivity]
+    pipelines: frozenset[str] | None
+    """Digests of the scrubbing pipelines that count as scrubbing."""
     in_dry_runs: frozenset[Sensitivity] | None
     """What may enter a run that is confidential to nobody. An input that does not say is in none of these."""
     network: frozenset[Network]
+    destinations: frozenset[str] | None
+    """Where a job with a network may connect to over TLS, as host:port."""
+    plaintext: frozenset[str] | None
+    """The same, without TLS."""
     access: frozenset[Access]
+    clients: frozenset[str] | None
+    """Ed25519 keys, as hex, of others who may open tunnels into the job."""
     output_kinds: frozenset[OutputKind] | None
     largest_output: int | None
     all_outputs: int | None
     recipients: frozenset[str] | None
-    """Owner keys."""
+    """Owner keys as hex, and age recipients."""
     unchecked: frozenset[str]
     """What the evidence policy may leave unchecked."""
     built_in_floors: bool
@@ -127,12 +128,37 @@ class InputFacts:
 
     name: str
     metadata: Mapping[str, str]
-    scrubbed: bool
+    pipelines: tuple[str, ...]
+    """Digests of the scrubbing pipelines that went over it; empty if it was never scrubbed."""
 
     @property
     def sensitivity(self) -> str:
         """What it says, or `unsaid`."""
         return self.metadata.get("sensitivity", UNSAID)
+
+
+class Place(Protocol):
+    """Where a job may connect to, as it wishes or as its manifest says."""
+
+    @property
+    def host(self) -> str:
+        """A name or an address."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """Its TCP port."""
+        ...
+
+    @property
+    def tls(self) -> bool:
+        """Whether a connection must begin as TLS."""
+        ...
+
+
+def place_text(place: Place) -> str:
+    """Return a place as rules name it: example.org:443, [2001:db8::1]:443."""
+    return f"[{place.host}]:{place.port}" if ":" in place.host else f"{place.host}:{place.port}"
 
 
 def judge_ingestion(
@@ -142,13 +168,13 @@ def judge_ingestion(
     stage = Stage.INGESTION
     return (
         _one_of(stage, "containers", "the container", container, rules.containers),
-        *(decision for item in inputs for decision in _judge_input(rules, item)),
+        *(decision for item in inputs for decision in _judge_input(rules, stage, item)),
         *_judge_simulation(rules, stage, inputs, simulated=simulated),
     )
 
 
-def _judge_input(rules: Rules, item: InputFacts) -> Iterator[Decision]:
-    stage, who = Stage.INGESTION, f"input {item.name}"
+def _judge_input(rules: Rules, stage: Stage, item: InputFacts) -> Iterator[Decision]:
+    who = f"input {item.name}"
     missing = sorted(rules.must_say - item.metadata.keys())
     yield Decision(
         stage=stage,
@@ -162,13 +188,14 @@ def _judge_input(rules: Rules, item: InputFacts) -> Iterator[Decision]:
     yield _one_of(stage, "inputs.sensitivity", f"the sensitivity of {who}", item.sensitivity, rules.sensitivity)
     yield _one_of(stage, "inputs.licences", f"the licence of {who}", said, rules.licences)
     if item.sensitivity in rules.must_be_scrubbed:
+        allowed = None if rules.pipelines is None else f"scrubbed by one of {_listed(rules.pipelines)}"
         yield Decision(
             stage=stage,
             rule="inputs.must_be_scrubbed",
             subject=f"{who}, which is {item.sensitivity},",
-            allowed=item.scrubbed,
-            actual="scrubbed" if item.scrubbed else "not scrubbed",
-            required="scrubbed",
+            allowed=any(rules.pipelines is None or digest in rules.pipelines for digest in item.pipelines),
+            actual=f"scrubbed by {', '.join(item.pipelines)}" if item.pipelines else "not scrubbed",
+            required=allowed or "scrubbed",
         )
 
 
@@ -182,16 +209,61 @@ def _judge_simulation(
 
 
 def judge_sealing(
-    rules: Rules, *, network: Network, outputs: Collection[Output], owner_key: str
+    rules: Rules,
+    *,
+    inputs: Collection[InputFacts],
+    network: Network,
+    destinations: Collection[Place],
+    access: Collection[Access],
+    clients: Collection[str],
+    outputs: Collection[Output],
+    recipients: Collection[str],
 ) -> tuple[Decision, ...]:
-    """Judge what the manifest is to commit to. `owner_key`: who will get the outputs, 64 hex digits."""
+    """Judge what the manifest commits to.
+
+    Args:
+        rules: the rules.
+        inputs: as they were sealed: what was said of them may be newer than what was judged at ingestion.
+        network: none, or to the destinations.
+        destinations: their addresses are not judged: who owns a name decides about them.
+        access: the ways into the running job.
+        clients: Ed25519 keys, 64 hex digits each, of others who may use its tunnels.
+        outputs: as declared.
+        recipients: the owner's key, 64 hex digits, and the age recipients that outputs are sealed to.
+    """
     stage = Stage.SEALING
     sizes = [(output.name, output.kind, output.max_bytes) for output in outputs]
     return (
+        *(decision for item in inputs for decision in _judge_input(rules, stage, item)),
         _one_of(stage, "network", "the network", network, rules.network),
+        *(_judge_destination(rules, stage, item) for item in destinations),
+        _judge_access(rules, stage, access),
+        *(_one_of(stage, "clients", "a client of its tunnels", key, rules.clients) for key in clients),
         *_judge_outputs(rules, stage, sizes),
-        _one_of(stage, "recipients", "the recipient", owner_key, rules.recipients),
+        *_judge_recipients(rules, stage, recipients),
     )
+
+
+def _judge_destination(rules: Rules, stage: Stage, item: Place) -> Decision:
+    rule, allowed = ("destinations", rules.destinations) if item.tls else ("plaintext", rules.plaintext)
+    return _one_of(stage, rule, f"a destination {'over' if item.tls else 'without'} TLS", place_text(item), allowed)
+
+
+def _judge_access(rules: Rules, stage: Stage, access: Collection[Access]) -> Decision:
+    beyond = set(access) - rules.access
+    return Decision(
+        stage=stage,
+        rule="access",
+        subject="access to the running job",
+        allowed=not beyond,
+        actual=_listed(access),
+        required=f"of {_listed(rules.access)}",
+    )
+
+
+def _judge_recipients(rules: Rules, stage: Stage, recipients: Iterable[str]) -> Iterator[Decision]:
+    for key in recipients:
+        yield _one_of(stage, "recipients", "a recipient", key, rules.recipients)
 
 
 def judge_launch(
@@ -244,18 +316,10 @@ def judge_export(
     """Judge what is to come home, by the verified receipt. `owner_key`: who gets it, 64 hex digits."""
     stage = Stage.EXPORT
     sizes = [(output.name, output.kind, output.size) for output in outputs]
-    beyond = sorted(set(access) - rules.access)
     return (
         *_judge_outputs(rules, stage, sizes),
-        Decision(
-            stage=stage,
-            rule="access",
-            subject="the owner's access to the guest",
-            allowed=not beyond,
-            actual=_listed(access),
-            required=f"of {_listed(rules.access)}",
-        ),
-        _one_of(stage, "recipients", "the recipient", owner_key, rules.recipients),
+        _judge_access(rules, stage, access),
+        *_judge_recipients(rules, stage, [owner_key]),
     )
 
 

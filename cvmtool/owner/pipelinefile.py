@@ -17,8 +17,9 @@ from typing import TypeVar
 from cvmtool.errors import ConfigError
 from cvmtool.formats.job import MAX_OUTPUT_BYTES, Network, OutputKind
 from cvmtool.formats.pack import NAME
+from cvmtool.formats.packheader import Sensitivity
 from cvmtool.formats.receipt import Access
-from cvmtool.owner.pipeline import ANY, SAID, Rules, Sensitivity
+from cvmtool.owner.pipeline import ANY, SAID, Rules
 from cvmtool.owner.policy import OPTIONAL
 from cvmtool.owner.strictyaml import Reader, in_short, load_yaml
 
@@ -27,8 +28,25 @@ PAGE = "docs/reference/policy-pipeline.md"
 BUILT_IN = "built-in"
 _HEX = re.compile("[0-9a-f]{64}")
 _OCI = re.compile("sha256:[0-9a-f]{64}")
+_RECIPIENT = re.compile("[0-9a-f]{64}|age1[02-9ac-hj-np-z]{58}")
+_PLACE = re.compile(r"([a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\]):[0-9]{1,5}")
 _TEXT = re.compile("[ -~]{1,256}")
 _MOST_BYTES = MAX_OUTPUT_BYTES << 8  # of all outputs: as many as a job may have
+
+KEYS = (
+    "images",
+    "containers",
+    "inputs",
+    "network",
+    "destinations",
+    "plaintext",
+    "access",
+    "clients",
+    "outputs",
+    "recipients",
+    "evidence",
+)
+"""All but the schema, in the order of docs/reference/policy-pipeline.md."""
 
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
@@ -41,11 +59,11 @@ def parse_rules(text: str) -> Rules:
         ConfigError: not YAML, another schema; a key missing, unknown or of the wrong kind; a value twice. The message names it.
     """
     rules = Reader(load_yaml(text, "the rules"), "the rules", page=PAGE)
-    rules.only("schema", "images", "containers", "inputs", "network", "access", "outputs", "recipients", "evidence")
+    rules.only("schema", *KEYS)
     if rules.require("schema") != RULES_SCHEMA:
         raise ConfigError(f"schema is {in_short(rules.value['schema'])}; {RULES_SCHEMA!r} is required")
     inputs, outputs, evidence = (rules.child(key) for key in ("inputs", "outputs", "evidence"))
-    inputs.only("must_say", "sensitivity", "licences", "must_be_scrubbed", "in_dry_runs")
+    inputs.only("must_say", "sensitivity", "licences", "must_be_scrubbed", "pipelines", "in_dry_runs")
     outputs.only("kinds", "largest", "together")
     evidence.only("floors", "unchecked")
     floors = evidence.text("floors", re.compile(f"{BUILT_IN}|{ANY}"), f"{BUILT_IN} or {ANY}")
@@ -56,13 +74,19 @@ def parse_rules(text: str) -> Rules:
         sensitivity=_or_any(inputs, "sensitivity", lambda r, k: _members(r, k, Sensitivity)),
         licences=_or_any(inputs, "licences", lambda r, k: _texts(r, k, _TEXT, "names of licences")),
         must_be_scrubbed=_members(inputs, "must_be_scrubbed", Sensitivity),
+        pipelines=_or_any(inputs, "pipelines", lambda r, k: _texts(r, k, _OCI, "sha256: and 64 hex digits")),
         in_dry_runs=_or_any(inputs, "in_dry_runs", lambda r, k: _members(r, k, Sensitivity)),
         network=_members(rules, "network", Network),
+        destinations=_or_any(rules, "destinations", _places),
+        plaintext=_or_any(rules, "plaintext", _places),
         access=_members(rules, "access", Access),
+        clients=_or_any(rules, "clients", lambda r, k: _texts(r, k, _HEX, "Ed25519 keys of 64 hex digits")),
         output_kinds=_or_any(outputs, "kinds", lambda r, k: _members(r, k, OutputKind)),
         largest_output=_or_any(outputs, "largest", lambda r, k: r.size(k, MAX_OUTPUT_BYTES)),
         all_outputs=_or_any(outputs, "together", lambda r, k: r.size(k, _MOST_BYTES)),
-        recipients=_or_any(rules, "recipients", lambda r, k: _texts(r, k, _HEX, "owner keys of 64 hex digits")),
+        recipients=_or_any(
+            rules, "recipients", lambda r, k: _texts(r, k, _RECIPIENT, "owner keys of 64 hex digits and age recipients")
+        ),
         unchecked=_texts(evidence, "unchecked", re.compile("|".join(OPTIONAL)), f"some of {', '.join(OPTIONAL)}"),
         built_in_floors=floors == BUILT_IN,
     )
@@ -75,7 +99,11 @@ def unrestricted(rules: Rules) -> tuple[str, ...]:
         "containers": rules.containers,
         "inputs.sensitivity": rules.sensitivity,
         "inputs.licences": rules.licences,
+        "inputs.pipelines": rules.pipelines,
         "inputs.in_dry_runs": rules.in_dry_runs,
+        "destinations": rules.destinations,
+        "plaintext": rules.plaintext,
+        "clients": rules.clients,
         "outputs.kinds": rules.output_kinds,
         "outputs.largest": rules.largest_output,
         "outputs.together": rules.all_outputs,
@@ -95,6 +123,10 @@ def _images(reader: Reader, key: str) -> dict[str, frozenset[str]]:
         if not NAME.fullmatch(name):
             raise ConfigError(f"{reader.name(key)} has the name {name[:64]!r}; that of a guest image is required")
     return {name: _texts(named, name, _HEX, "manifest digests of 64 hex digits") for name in named.value}
+
+
+def _places(reader: Reader, key: str) -> frozenset[str]:
+    return _texts(reader, key, _PLACE, "places such as example.org:443")
 
 
 def _texts(reader: Reader, key: str, pattern: re.Pattern[str], expected: str) -> frozenset[str]:

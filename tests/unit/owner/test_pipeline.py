@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from cvmtool.errors import ConfigError
 from cvmtool.formats.job import Network, Output, OutputKind
+from cvmtool.formats.jobterms import Destination
 from cvmtool.formats.receipt import Access, OutputDigest
+from cvmtool.owner.age import render_recipient
 from cvmtool.owner.floors import built_in_floors
 from cvmtool.owner.pipeline import (
     InputFacts,
@@ -25,6 +27,8 @@ from cvmtool.owner.pipeline import (
 from cvmtool.owner.pipelinefile import parse_rules, unrestricted
 
 DIGEST, OCI, KEY = "aa" * 32, "sha256:" + "bb" * 32, "cc" * 32
+PIPELINE, CLIENT = "sha256:" + "ee" * 32, "ff" * 32
+AGE = render_recipient(b"\x11" * 32)
 TEXT = f"""
 schema: cvmtool/rules/v1
 images: {{base: ["{DIGEST}"]}}
@@ -34,17 +38,23 @@ inputs:
   sensitivity: [internal, personal]
   licences: [CC0-1.0]
   must_be_scrubbed: [personal]
+  pipelines: ["{PIPELINE}"]
   in_dry_runs: [internal]
-network: [none]
+network: [none, allow]
+destinations: ["example.org:443", "[2001:db8::1]:443"]
+plaintext: ["example.org:80"]
 access: [exec]
+clients: ["{CLIENT}"]
 outputs: {{kinds: [json], largest: 1KiB, together: 2KiB}}
-recipients: ["{KEY}"]
+recipients: ["{KEY}", "{AGE}"]
 evidence: {{floors: built-in, unchecked: [chips]}}
 """
 RULES = parse_rules(TEXT)
-DATA = InputFacts(name="data", metadata={"licence": "CC0-1.0", "sensitivity": "internal"}, scrubbed=False)
-PERSONAL = replace(DATA, metadata={**DATA.metadata, "sensitivity": "personal"}, scrubbed=True)
+DATA = InputFacts(name="data", metadata={"licence": "CC0-1.0", "sensitivity": "internal"}, pipelines=())
+PERSONAL = replace(DATA, metadata={**DATA.metadata, "sensitivity": "personal"}, pipelines=(PIPELINE,))
 OUTPUT = Output(name="a", kind=OutputKind.JSON, max_bytes=1024)
+TLS = Destination(host="example.org", port=443, addresses=(), tls=True)
+PLAIN = replace(TLS, port=80, tls=False)
 DELIVERED = OutputDigest(name="a", kind=OutputKind.JSON, size=1024, sha256="00" * 32)
 
 
@@ -57,7 +67,16 @@ def ingestion(**changes):
 
 
 def sealing(**changes):
-    return judge_sealing(RULES, **{"network": Network.NONE, "outputs": [OUTPUT], "owner_key": KEY, **changes})
+    facts = {
+        "inputs": [DATA],
+        "network": Network.ALLOW,
+        "destinations": [TLS, replace(TLS, host="2001:db8::1"), PLAIN],
+        "access": [Access.EXEC],
+        "clients": [CLIENT],
+        "outputs": [OUTPUT],
+        "recipients": [KEY, AGE],
+    }
+    return judge_sealing(RULES, **{**facts, **changes})
 
 
 def launch(**changes):
@@ -93,11 +112,24 @@ def test_what_follows_the_rules_is_allowed_and_every_rule_is_heard(judge):
         ),
         (ingestion, {"inputs": [replace(DATA, metadata={**DATA.metadata, "licence": "MIT"})]}, {"inputs.licences"}),
         (ingestion, {"inputs": [PERSONAL]}, {"inputs.in_dry_runs"}),
-        (ingestion, {"inputs": [replace(PERSONAL, scrubbed=False)], "simulated": False}, {"inputs.must_be_scrubbed"}),
+        (ingestion, {"inputs": [replace(PERSONAL, pipelines=())], "simulated": False}, {"inputs.must_be_scrubbed"}),
+        (ingestion, {"inputs": [replace(PERSONAL, pipelines=(OCI,))], "simulated": False}, {"inputs.must_be_scrubbed"}),
+        (sealing, {"inputs": [replace(PERSONAL, pipelines=())]}, {"inputs.must_be_scrubbed"}),
+        (
+            sealing,
+            {"inputs": [replace(DATA, metadata={})]},
+            {"inputs.must_say", "inputs.sensitivity", "inputs.licences"},
+        ),
+        (sealing, {"destinations": [replace(TLS, port=444)]}, {"destinations"}),
+        (sealing, {"destinations": [replace(TLS, tls=False)]}, {"plaintext"}),
+        (sealing, {"destinations": [replace(PLAIN, tls=True)]}, {"destinations"}),
+        (sealing, {"access": [Access.TUNNEL]}, {"access"}),
+        (sealing, {"clients": ["00" * 32]}, {"clients"}),
+        (sealing, {"recipients": [KEY, render_recipient(b"\x22" * 32)]}, {"recipients"}),
         (sealing, {"outputs": [replace(OUTPUT, kind=OutputKind.FILE)]}, {"outputs.kinds"}),
         (sealing, {"outputs": [replace(OUTPUT, max_bytes=1025)]}, {"outputs.largest"}),
         (sealing, {"outputs": [OUTPUT] * 3}, {"outputs.together"}),
-        (sealing, {"owner_key": "dd" * 32}, {"recipients"}),
+        (sealing, {"recipients": ["dd" * 32]}, {"recipients"}),
         (launch, {"image": "other"}, {"images"}),
         (launch, {"image_digest": "00" * 32}, {"images"}),
         (launch, {"unchecked": ["chips", "id-block"]}, {"evidence.unchecked"}),
@@ -163,7 +195,14 @@ def test_every_key_is_required(number):
         ("[licence, sensitivity]", "licence", "must_say"),
         ("[licence, sensitivity]", "[colour]", "must_say"),
         ("[internal, personal]", "[secret]", "sensitivity"),
-        ("[none]", "any", "network"),
+        ("[none, allow]", "any", "network"),
+        ("[none, allow]", "[some]", "network"),
+        ("example.org:443", "example.org", "destinations"),
+        ("example.org:443", "EXAMPLE.org:443", "destinations"),
+        ("example.org:80", "http://example.org", "plaintext"),
+        (PIPELINE, "mine.toml", "pipelines"),
+        (CLIENT, "ssh-ed25519", "clients"),
+        (AGE, "age1", "recipients"),
         ("[exec]", "[root]", "access"),
         ("1KiB", "1000", "largest"),
         ("built-in", "none", "floors"),
