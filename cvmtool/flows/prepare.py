@@ -17,14 +17,15 @@ from cvmtool.config import Settings, private_dir, write_once
 from cvmtool.data.oci import ImageConfig, OciImage
 from cvmtool.errors import ConfigError, FormatError
 from cvmtool.flows.decisions import Gate, Headers, input_headers
+from cvmtool.flows.egress import pin
 from cvmtool.flows.launch import Launch, Site
 from cvmtool.flows.models import seal_model
 from cvmtool.flows.packfile import seal_input
 from cvmtool.flows.packs import SealedPack, seal_container
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.formats.idblock import NAME_BYTES, IdBlock, LaunchIdentity
-from cvmtool.formats.job import Container, JobManifest, parse_job_manifest
-from cvmtool.formats.jobterms import CHECKPOINT, NO_ACCESS, Checkpoint
+from cvmtool.formats.job import Container, JobManifest, Network, parse_job_manifest
+from cvmtool.formats.jobterms import CHECKPOINT, NO_ACCESS, Checkpoint, Destination
 from cvmtool.formats.machine import Manifest
 from cvmtool.formats.manifest import Mode
 from cvmtool.formats.pack import Role
@@ -109,9 +110,10 @@ def signed_launch(
         resources=resources,
         packs=packs,
         volumes=volumes,
+        reachable=isinstance(manifest, JobManifest) and manifest.access != NO_ACCESS,
+        network=isinstance(manifest, JobManifest) and manifest.network is Network.ALLOW,
         placement=site.placement,
         gpus=site.gpus,
-        reachable=isinstance(manifest, JobManifest) and manifest.access != NO_ACCESS,
         identity=LaunchIdentity(block=block, auth=sign_launch(block, keys.launch_key())),
     )
 
@@ -155,7 +157,7 @@ def prepare(
     Raises:
         RulesError: the rules forbid it (an AppraisalError).
         AppraisalError: an input is personal and neither scrubbed nor waived.
-        ConfigError: an input is missing, or the container cannot run here.
+        ConfigError: an input is missing, the container cannot run here, or a destination's name stands for nothing outside.
         VerificationError: the container is not the one that the job pins, or the model not the one that its signer signed.
     """
     job = read_job(path)
@@ -163,6 +165,7 @@ def prepare(
         gate.ingest(job, input_headers(job, path.resolve().parent))
     keys = load_keys(settings)
     base = path.resolve().parent
+    destinations = pin(job.destinations)
     with reporter.stage(Stage.PACK, "sealing inputs"):
         image = OciImage(job.container_image, job.container_digest, base=base)
         reporter.step("container")
@@ -175,16 +178,15 @@ def prepare(
                 packs.append(seal_input(base / source, name, settings=settings, keys=keys, progress=reporter.progress))
         for name in refuse_unscrubbed({pack.descriptor.name: pack.header for pack in packs[1:]}, job.waive):
             reporter.notice(f"input {name} is personal and was never scrubbed; the job waives that")
-        manifest = make_manifest(job, image.config, keys, packs, salt=secrets.token_bytes(32))
+        salt = secrets.token_bytes(32)
+        manifest = make_manifest(job, image.config, keys, packs, destinations=destinations, salt=salt)
     prepared = Prepared(file=job, manifest=manifest, packs=tuple(packs), keys=keys, bundle=bundle)
     if gate is not None:
         gate.seal(manifest, prepared.headers)
     return prepared
 
 
-def _seal_model(
-    wish: ModelWish, base: Path, *, settings: Settings, keys: OwnerKeys, reporter: Reporter
-) -> SealedPack:
+def _seal_model(wish: ModelWish, base: Path, *, settings: Settings, keys: OwnerKeys, reporter: Reporter) -> SealedPack:
     return seal_model(
         base / wish.path,
         signer=base / wish.signer if wish.signer else None,
@@ -196,7 +198,13 @@ def _seal_model(
 
 
 def make_manifest(
-    job: JobFile, image: ImageConfig, keys: OwnerKeys, packs: Sequence[SealedPack], *, salt: bytes
+    job: JobFile,
+    image: ImageConfig,
+    keys: OwnerKeys,
+    packs: Sequence[SealedPack],
+    *,
+    salt: bytes,
+    destinations: tuple[Destination, ...] = (),
 ) -> JobManifest:
     """Merge what the job file and the container image say into the document that a launch commits to.
 
@@ -225,6 +233,7 @@ def make_manifest(
         resources=job.resources,
         limits=job.limits,
         network=job.network,
+        destinations=destinations,
         kind=job.kind,
         access=job.access,
         checkpoint=_checkpoint(job),

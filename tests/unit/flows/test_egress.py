@@ -65,7 +65,7 @@ def test_no_more_addresses_than_a_manifest_takes():
         ("here.example", "fe80::1%eth0"),
         ("mapped.example", "::ffff:192.0.2.1"),
         ("127.0.0.1", "127.0.0.1"),
-        ("0.0.0.0", "0.0.0.0"),  # noqa: S104
+        ("0.0.0.0", "0.0.0.0"),
     ],
 )
 def test_what_is_no_machine_outside_is_refused(host, said):
