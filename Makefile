@@ -4,10 +4,11 @@ T ?= tests
 N ?= 1000000
 R ?= 10
 
-.PHONY: help setup demo test unit check fix coverage fuzz mutants foreign hardware bench drill soak clean
+.PHONY: help setup demo transformer test unit check fix coverage fuzz mutants foreign hardware bench drill soak clean
 
 help:
 	@echo 'make demo    set up, and train the example in a dry run (SIMULATED / NOT CONFIDENTIAL)'
+	@echo 'make transformer   the larger example: fine-tune a small GPT-2 in a dry run and natively, and compare (10 minutes, 200 MB)'
 	@echo 'make test    set up, and run every test        T=tests/unit narrows it'
 	@echo 'make setup   system packages (as root) and .venv, nothing else'
 	@echo 'make unit    the tests that start no machine and build no image'
@@ -29,6 +30,17 @@ demo: setup
 	$(VENV)/cvmtool image build base >/dev/null
 	$(VENV)/cvmtool image container examples/digits/container --out examples/digits/container.oci.tar --pin examples/digits/job.yaml
 	$(VENV)/cvmtool train examples/digits/job.yaml --dry-run
+
+TRANSFORMER := examples/transformer
+transformer: setup
+	$(VENV)/cvmtool image build base >/dev/null
+	$(VENV)/cvmtool image container $(TRANSFORMER)/container --out $(TRANSFORMER)/container.oci.tar --pin $(TRANSFORMER)/job.yaml
+	test -d $(TRANSFORMER)/inputs || $(VENV)/python examples/native.py $(TRANSFORMER)/job.yaml $(TRANSFORMER)/prepare.py
+	rm -rf results/transformer results/transformer-native && mkdir -p results/transformer-native
+	$(VENV)/cvmtool train $(TRANSFORMER)/job.yaml --dry-run --results results/transformer
+	$(VENV)/python examples/native.py $(TRANSFORMER)/job.yaml $(TRANSFORMER)/train.py \
+	    --inputs $(TRANSFORMER)/inputs --outputs results/transformer-native --merged
+	cmp results/transformer/model.safetensors results/transformer-native/model.safetensors
 
 test:
 	@sh tools/setup.sh --tests
