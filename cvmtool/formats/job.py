@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from cvmtool.errors import FormatError
@@ -93,6 +93,13 @@ class Output:
     name: str
     kind: OutputKind
     max_bytes: int
+
+
+def file_below(directory: Output, path: str) -> Output:
+    """Return a file below a declared directory as an output of its own: what its name promises, or no pickle at least."""
+    ending = path.rpartition(".")[2]
+    kind = OutputKind(ending) if ending in {OutputKind.SAFETENSORS, OutputKind.JSON} else OutputKind.FILE
+    return replace(directory, name=path, kind=kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +218,18 @@ class JobManifest:
     def container_pack(self) -> PackDescriptor:
         """The pack that holds the container's root file system."""
         return next(pack for pack in self.packs if pack.role is Role.CONTAINER)
+
+    def allowing(self, name: str) -> Output | None:
+        """Return what a file of that name must be to leave the guest; None if nothing declares it.
+
+        Of a file below a declared directory: its own path and kind, and the size that the directory may have in all.
+        """
+        for output in self.outputs:
+            if output.name == name and output.kind is not OutputKind.DIRECTORY:
+                return output
+            if output.kind is OutputKind.DIRECTORY and name.startswith(f"{output.name}/"):
+                return file_below(output, name) if OUTPUT_NAME.fullmatch(name) else None
+        return None
 
     @property
     def inputs(self) -> tuple[PackDescriptor, ...]:

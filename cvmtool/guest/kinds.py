@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import codecs
 import json
-from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from cvmtool.errors import FormatError
@@ -22,12 +21,6 @@ from cvmtool.formats.safetensors import read_tensor_names
 
 MAX_JSON = 64 << 20  # bytes; parsed in memory
 _PIECE = 1 << 20
-_BY_ENDING = {".safetensors": OutputKind.SAFETENSORS, ".json": OutputKind.JSON}
-
-
-def kind_of(path: str) -> OutputKind:
-    """Return what a file below a declared directory must be: what its name promises, or no pickle at least."""
-    return _BY_ENDING.get(PurePosixPath(path).suffix, OutputKind.FILE)
 
 
 def check_kind(file: BinaryIO, size: int, kind: OutputKind, *, name: str) -> None:

@@ -16,15 +16,18 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cvmtool.errors import FormatError
-from cvmtool.formats.job import MAX_FILE_NAMES, MAX_FILES, OUTPUT_NAME, JobManifest, Output, OutputKind
+from cvmtool.formats.job import MAX_FILE_NAMES, MAX_FILES, OUTPUT_NAME, JobManifest, Output, OutputKind, file_below
 from cvmtool.formats.wire import JsonObject
-from cvmtool.guest.age import AgeFile
-from cvmtool.guest.kinds import check_kind, kind_of
+from cvmtool.guest.kinds import check_kind
+
+if TYPE_CHECKING:
+    from cvmtool.guest.age import AgeFile
 
 _PIECE = 262_144  # bytes sent at a time
 _DEEPEST = 8  # names in a path
@@ -157,7 +160,7 @@ class _Gate:
             raise FormatError(f"{total} bytes; at most {directory.max_bytes} are allowed")
         if not files:
             raise FormatError("no file in it")
-        return [replace(directory, name=entry.path, kind=kind_of(entry.path)) for entry in files]
+        return [file_below(directory, entry.path) for entry in files]
 
     def _accept(self, output: Output) -> Accepted:
         if not OUTPUT_NAME.fullmatch(output.name):
@@ -199,6 +202,8 @@ class _Gate:
     def _seal(self, file: io.FileIO, size: int) -> Sealed | None:
         if not self._recipients:
             return None
+        from cvmtool.guest.age import AgeFile  # noqa: PLC0415 - its libraries cost the boot of a job that seals nothing
+
         content = AgeFile(lambda length, at: os.pread(file.fileno(), length, at), size, self._recipients)
         digest = hashlib.sha256()
         for piece in content.read_from(0):

@@ -143,7 +143,6 @@ def require_manifest(statement: Statement, data: bytes) -> JobManifest:
         raise VerificationError(
             f"the manifest is sha256:{manifest.sha256.hex()}; the receipt is of sha256:{statement.manifest_sha256.hex()}"
         )
-    allowed = {output.name: output for output in manifest.outputs}
     said: dict[str, tuple[object, object]] = {
         "owner key": (statement.owner_key.hex(), manifest.owner_key),
         "container": (statement.container_digest, manifest.container.oci_digest),
@@ -158,7 +157,7 @@ def require_manifest(statement: Statement, data: bytes) -> JobManifest:
         if found != required:
             raise VerificationError(f"the receipt says {name} {found}; its manifest says {required}")
     for item in statement.outputs:
-        output = allowed.get(item.name)
+        output = manifest.allowing(item.name)
         if output is None or output.kind is not item.kind or item.size > output.max_bytes:
             raise VerificationError(
                 f"the receipt names output {item.name!r}, {item.kind}, {item.size} bytes; its manifest allows "
