@@ -30,51 +30,59 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Run under QEMU without SEV-SNP: SIMULATED / NOT CONFIDENTIAL.")
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", "-d", help="Run in the background; `jobs attach` looks on, `jobs cancel` ends it.")
+]
+Results = Annotated[Path | None, typer.Option("--results", help="Where outputs and receipt go.", metavar="DIR")]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option("--policy", help="What is acceptable; by default cvmtool's baseline for this job.", metavar="FILE"),
+]
+RulesFile = Annotated[Path | None, typer.Option("--rules", help="What may go in and come out.", metavar="FILE")]
+Kds = Annotated[
+    str | None,
+    typer.Option("--kds", envvar="CVMTOOL_KDS", help="AMD's key service, or a mirror of it.", metavar="URL"),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Use certificates that the host gives or that are kept; ask nobody.")
+]
+Pin = Annotated[
+    str | None, typer.Option("--pin", help="Host CPUs, one for each virtual one, such as 8,9.", metavar="CPUS")
+]
+Numa = Annotated[int | None, typer.Option("--numa", help="NUMA node of the memory.", min=0, metavar="NODE")]
+Hugepages = Annotated[
+    int | None, typer.Option("--hugepages", help="Size of the huge pages to use, in KiB.", min=4, metavar="KIB")
+]
+GpuAddresses = Annotated[
+    list[str] | None, typer.Option("--gpu", help="A GPU of the host, for each that the job wants.", metavar="PCI")
+]
+GpuPolicyFile = Annotated[
+    Path | None, typer.Option("--gpu-policy", help="What is acceptable of the GPUs.", metavar="FILE")
+]
+BootTimeout = Annotated[float, typer.Option("--boot-timeout", help="Seconds that the guest may take to answer.", min=1)]
+
+
 @app.command()
 def train(
     job: Annotated[Path, typer.Argument(help="The job file.", metavar="JOB.yaml")],
     *,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Run under QEMU without SEV-SNP: SIMULATED / NOT CONFIDENTIAL.")
-    ] = False,
+    dry_run: DryRun = False,
+    detach: Detach = False,
     host: Host = None,
-    results: Annotated[
-        Path | None, typer.Option("--results", help="Where outputs and receipt go.", metavar="DIR")
-    ] = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            "--policy", help="What is acceptable; by default cvmtool's baseline for this job.", metavar="FILE"
-        ),
-    ] = None,
-    rules: Annotated[Path | None, typer.Option("--rules", help="What may go in and come out.", metavar="FILE")] = None,
-    kds: Annotated[
-        str | None,
-        typer.Option("--kds", envvar="CVMTOOL_KDS", help="AMD's key service, or a mirror of it.", metavar="URL"),
-    ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use certificates that the host gives or that are kept; ask nobody.")
-    ] = False,
-    pin: Annotated[
-        str | None, typer.Option("--pin", help="Host CPUs, one for each virtual one, such as 8,9.", metavar="CPUS")
-    ] = None,
-    numa: Annotated[int | None, typer.Option("--numa", help="NUMA node of the memory.", min=0, metavar="NODE")] = None,
-    hugepages: Annotated[
-        int | None, typer.Option("--hugepages", help="Size of the huge pages to use, in KiB.", min=4, metavar="KIB")
-    ] = None,
-    gpu: Annotated[
-        list[str] | None, typer.Option("--gpu", help="A GPU of the host, for each that the job wants.", metavar="PCI")
-    ] = None,
-    gpu_policy: Annotated[
-        Path | None, typer.Option("--gpu-policy", help="What is acceptable of the GPUs.", metavar="FILE")
-    ] = None,
-    boot_timeout: Annotated[
-        float, typer.Option("--boot-timeout", help="Seconds that the guest may take to answer.", min=1)
-    ] = 300.0,
-    detach: Annotated[
-        bool,
-        typer.Option("--detach", "-d", help="Run in the background; `jobs attach` looks on, `jobs cancel` ends it."),
-    ] = False,
+    results: Results = None,
+    policy: PolicyFile = None,
+    rules: RulesFile = None,
+    kds: Kds = None,
+    offline: Offline = False,
+    pin: Pin = None,
+    numa: Numa = None,
+    hugepages: Hugepages = None,
+    gpu: GpuAddresses = None,
+    gpu_policy: GpuPolicyFile = None,
+    boot_timeout: BootTimeout = 300.0,
     as_json: Json = False,
 ) -> None:
     """Train on sealed data inside a confidential VM, and bring the model and a receipt home."""

@@ -76,7 +76,7 @@ def test_a_run_survives_the_death_of_its_supervisor(
     job_file: Callable[[float], Path], cvmtool: Callable, settings: Settings, tmp_path: Path
 ) -> None:
     code, said = cvmtool("train", str(job_file(2)), "--dry-run", "-d", "--results", str(tmp_path / "out"))
-    assert (code, said[-1]["schema"]) == (0, "cvmtool/train-detached/v1")
+    assert (code, said[-1]["schema"]) == (0, "cvmtool/train-detached/v1"), said[-1]
     job = load_job(settings.jobs_dir, said[-1]["job"])
     assert job.record.state is JobState.RUNNING
     assert os.getsid(job.record.pid) == job.record.pid
