@@ -66,10 +66,7 @@ class TrainResult:
         """Return what a run's record keeps of it, as `cvmtool/train/v1` has it."""
         return {
             "exit_code": self.outcome.exit_code,
-            "outputs": [
-                {"name": item.name, "path": str(item.path), "size": item.size, "sha256": item.sha256}
-                for item in self.outputs
-            ],
+            "outputs": [item.to_json() for item in self.outputs],
             "receipt": str(self.folder / RECEIPT_FILE),
             "policy": str(self.job.path / POLICY_FILE),
         }
@@ -279,7 +276,7 @@ def _check_log(job: JobDir, outcome: Outcome) -> None:
 
 def _check_receipt(subjects: Sequence[object], outcome: Outcome) -> None:
     named = {(getattr(item, "name", ""), getattr(item, "size", -1), getattr(item, "sha256", "")) for item in subjects}
-    if named != set(outcome.outputs):
+    if named != {(item.name, item.size, item.sha256) for item in outcome.outputs}:
         raise VerificationError("the receipt names other outputs than the guest delivered")
 
 

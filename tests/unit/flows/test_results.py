@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from cvmtool.errors import ConfigError, CvmError, FormatError, HostError, VerificationError
 from cvmtool.flows.results import Outcome, bring_home, check_room, fetch_outputs, read_outcome
+from cvmtool.formats.age import sealed_size
 from cvmtool.formats.control import Op
+from cvmtool.formats.job import MAX_FILES, Output, OutputKind
 from cvmtool.formats.wire import canonical_json
 from tests import samples
 from tests.unit.formats.test_wire import JSON
@@ -44,7 +47,9 @@ def read(**changes):
 def test_an_answer_is_read():
     outcome = read()
     assert outcome.exit_code == 0
-    assert outcome.outputs == tuple((item["name"], item["size"], item["sha256"]) for item in ANSWER["outputs"])
+    assert [(item.name, item.size, item.sha256, item.sealed) for item in outcome.outputs] == [
+        (item["name"], item["size"], item["sha256"], None) for item in ANSWER["outputs"]
+    ]
     assert (outcome.log_size, outcome.log_sha256, outcome.cause) == (3, "ab" * 32, "exited")
     assert outcome.receipt == canonical_json(ANSWER["receipt"])
 
@@ -102,10 +107,13 @@ class Channel:
 
     def stream(self, op, *, name, offset):
         self.asked.append((op, name, offset))
+        skip = offset
         for piece in self.pieces[name]:
             if isinstance(piece, Exception):
                 raise piece
-            yield piece
+            if skip < len(piece):
+                yield piece[skip:]
+            skip = max(0, skip - len(piece))
 
 
 class Progress:
@@ -153,7 +161,6 @@ def test_progress_goes_over_all_outputs(tmp_path):
         ([b"weights" * 1000 + b"!"], VerificationError),
         ([b"Weights" + b"weights" * 999], VerificationError),
         ([], VerificationError),
-        ([b"weights", HostError("the connection broke")], HostError),
     ],
 )
 def test_what_is_not_as_announced_has_no_name_and_leaves_no_trace(tmp_path, pieces, error):
@@ -161,6 +168,129 @@ def test_what_is_not_as_announced_has_no_name_and_leaves_no_trace(tmp_path, piec
     with pytest.raises(error):
         fetch(tmp_path, {MODEL: pieces})
     assert files(tmp_path) == {MODEL: b"old"}
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_cut_connection_leaves_a_part_that_the_next_one_goes_on_with(tmp_path, sealed):
+    outcome, content = (SEALED_OUTCOME, AGE_FILES) if sealed else (read(), CONTENT)
+    data = content[MODEL]
+    with pytest.raises(HostError):
+        fetch_outputs(Channel(**{MODEL: [data[:5000], HostError("cut")]}), outcome, tmp_path, Progress())
+    (part,) = files(tmp_path).values()
+    assert part == data[:5000]
+    channel = Channel(**{name: [found] for name, found in content.items()})
+    fetched = fetch_outputs(channel, outcome, tmp_path, Progress())
+    assert channel.asked == [(Op.FETCH, MODEL, 5000), (Op.FETCH, METRICS, 0)]
+    ending = ".age" if sealed else ""
+    assert files(tmp_path) == {name + ending: found for name, found in content.items()}
+    assert [item.path.name.endswith(".age") for item in fetched] == [sealed, sealed]
+
+
+def test_a_part_that_this_machine_damaged_is_fetched_once_more(tmp_path):
+    with pytest.raises(HostError):
+        fetch(tmp_path, {MODEL: [CONTENT[MODEL][:5000], HostError("cut")]})
+    next(tmp_path.glob(".*.part")).write_bytes(bytes(5000))
+    channel = Channel()
+    fetch_outputs(channel, read(), tmp_path, Progress())
+    assert files(tmp_path) == CONTENT
+    assert [offset for _, name, offset in channel.asked if name == MODEL] == [5000, 0]
+
+
+def test_a_part_of_another_content_is_not_gone_on_with(tmp_path):
+    (tmp_path / f".{MODEL}.{'0' * 16}.part").write_bytes(b"of another boot")
+    channel = Channel()
+    fetch_outputs(channel, read(), tmp_path, Progress())
+    assert channel.asked[0] == (Op.FETCH, MODEL, 0)
+
+
+def test_what_is_there_already_is_not_fetched_again(tmp_path):
+    fetch(tmp_path)
+    (tmp_path / METRICS).write_bytes(b"[]")
+    channel, reporter = Channel(), Progress()
+    fetch_outputs(channel, read(), tmp_path, reporter)
+    assert channel.asked == [(Op.FETCH, METRICS, 0)]
+    assert reporter.seen[-1] == (7002, 7002)
+
+
+FOLDER = replace(
+    MANIFEST,
+    outputs=(
+        Output(name="model", kind=OutputKind.DIRECTORY, max_bytes=10),
+        Output(name="out", kind=OutputKind.FILE, max_bytes=10),
+    ),
+)
+
+
+def rows(**sizes):
+    return [{**row(MODEL, bytes(size)), "name": name.replace("__", "/")} for name, size in sizes.items()]
+
+
+def test_files_below_a_declared_directory_are_outputs():
+    outcome = read_outcome({**ANSWER, "outputs": rows(model__a=4, model__b__c=6, out=10)}, FOLDER)
+    assert [item.name for item in outcome.outputs] == ["model/a", "model/b/c", "out"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "refused", "named"),
+    [
+        (rows(model__a=5, model__b=6, out=1), (), "directory model has 11 bytes"),
+        (rows(model__a=11, out=1), (), "size"),
+        (rows(out=1), (), "directory 'model'"),
+        (rows(model__a=1, out=1), ("model",), "directory 'model'"),
+        (rows(model=1, out=1), (), "declare"),
+        (rows(models__a=1, model__a=1, out=1), (), "declare"),
+        (rows(model__a=1, model__a__b=1, out=1), (), "is a file"),
+        (rows(model__a=1, out=1) + rows(model__a=1), (), "2 times"),
+        ([{**row(MODEL, b""), "name": "model/../../x"}, *rows(out=1)], (), "declare"),
+        ([{**row(MODEL, b""), "name": "model/-x"}, *rows(out=1)], (), "declare"),
+    ],
+)
+def test_what_a_directory_does_not_allow_is_refused(outputs, refused, named):
+    answer = {**ANSWER, "outputs": outputs, "refused": [{"name": name, "reason": "x"} for name in refused]}
+    with pytest.raises(FormatError, match=named):
+        read_outcome(answer, FOLDER)
+
+
+@pytest.mark.parametrize(("outputs", "refused"), [(rows(out=1), "model"), (rows(out=1), "model/a")])
+def test_a_directory_may_stay_whole_or_in_part(outputs, refused):
+    answer = {**ANSWER, "outputs": outputs, "refused": [{"name": refused, "reason": "a pickle"}]}
+    assert read_outcome(answer, FOLDER).refused == ((refused, "a pickle"),)
+
+
+def test_no_more_files_and_bytes_come_home_than_a_job_may_have():
+    large = replace(FOLDER, outputs=(replace(FOLDER.outputs[0], max_bytes=1 << 40), FOLDER.outputs[1]))
+    over = [{**item, "size": (large.limits.outputs_mib << 20) + 1} for item in rows(model__a=1)]
+    with pytest.raises(FormatError, match="results has"):
+        read_outcome({**ANSWER, "outputs": [*over, *rows(out=0)]}, large)
+    many = rows(**{f"model__{index}": 0 for index in range(MAX_FILES)})
+    with pytest.raises(FormatError, match=f"at most {MAX_FILES}"):
+        read_outcome({**ANSWER, "outputs": [*many, *rows(out=0)]}, large)
+
+
+SEALED_MANIFEST = replace(MANIFEST, recipients=("ab" * 32, "cd" * 32))
+AGE_FILES = {name: bytes(sealed_size(len(data), 2)) for name, data in CONTENT.items()}
+
+
+def sealed_row(name, **change):
+    sealed = {"size": len(AGE_FILES[name]), "sha256": hashlib.sha256(AGE_FILES[name]).hexdigest()}
+    return {**row(name), "sealed": {**sealed, **change}}
+
+
+SEALED_OUTCOME = read_outcome({**ANSWER, "outputs": [sealed_row(MODEL), sealed_row(METRICS)]}, SEALED_MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "manifest", "named"),
+    [
+        ([row(MODEL), sealed_row(METRICS)], SEALED_MANIFEST, "sealed"),
+        ([sealed_row(MODEL, size=7000), sealed_row(METRICS)], SEALED_MANIFEST, "are required"),
+        ([sealed_row(MODEL, sha256="ab"), sealed_row(METRICS)], SEALED_MANIFEST, "sha256"),
+        ([sealed_row(MODEL), sealed_row(METRICS)], MANIFEST, "no recipients"),
+    ],
+)
+def test_outputs_are_sealed_if_the_job_says_so_and_only_then(outputs, manifest, named):
+    with pytest.raises(FormatError, match=named):
+        read_outcome({**ANSWER, "outputs": outputs}, manifest)
 
 
 def test_a_stream_without_end_is_left_at_the_announced_size(tmp_path):
@@ -176,7 +306,8 @@ def test_a_stream_without_end_is_left_at_the_announced_size(tmp_path):
 def test_what_was_whole_before_a_failure_stays(tmp_path):
     with pytest.raises(HostError):
         fetch(tmp_path, {METRICS: [HostError("gone")]})
-    assert files(tmp_path) == {MODEL: CONTENT[MODEL]}
+    assert (tmp_path / MODEL).read_bytes() == CONTENT[MODEL]
+    assert not (tmp_path / METRICS).exists()
 
 
 def test_a_folder_that_cannot_be_written_is_a_config_error(tmp_path):
