@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.dsse import MAX_ENVELOPE
+from cvmtool.formats.egress import Egress, parse_egress
 from cvmtool.formats.evidence import MAX_EVIDENCE, Evidence, parse_evidence
 from cvmtool.formats.gpu import MAX_GPUS
 from cvmtool.formats.job import OUTPUT_NAME, Network, OutputKind
@@ -119,6 +120,8 @@ class Statement:
     owner_key: bytes
     evidence: Evidence
     accesses: Accesses = field(default_factory=Accesses)
+    egress: Egress | None = None
+    """What went out of the container. None: it had no destinations, or it never ran."""
 
     def encode(self) -> bytes:
         """Return the in-toto statement as canonical JSON."""
@@ -147,7 +150,11 @@ class Statement:
 
     def _result(self) -> JsonObject:
         accesses = self.accesses.to_json()
-        return {"exitCode": self.exit_code} | ({"accesses": accesses} if accesses else {})
+        return (
+            {"exitCode": self.exit_code}
+            | ({"accesses": accesses} if accesses else {})
+            | ({"egress": self.egress.to_json()} if self.egress else {})
+        )
 
     def _definition(self) -> JsonObject:
         return {
@@ -190,20 +197,27 @@ def parse_statement(payload: bytes) -> Statement:
     predicate = typed(value, "predicate", dict, what="statement")
     _require(predicate, "predicate", {}, "buildDefinition", "runDetails", "result", "attestation")
     result: JsonObject = typed(predicate, "result", dict, what="predicate")
-    members(result, what="result", required={"exitCode"}, optional=frozenset({"accesses"}))
+    members(result, what="result", required={"exitCode"}, optional=frozenset({"accesses", "egress"}))
     attestation = _child(
         predicate, "attestation", "predicate", "simulated", "nonce", "ownerKey", "evidence", kind=ATTESTATION_KIND
     )
     simulated = typed(attestation, "simulated", bool, what="attestation")
+    definition = _read_definition(predicate)
+    egress = parse_egress(result["egress"]) if "egress" in result else None
+    if egress and definition["network"] is not Network.ALLOW:
+        raise FormatError(
+            f"result.egress is there, and the network is {definition['network']}; 'allow' is required then"
+        )
     return Statement(
         outputs=_outputs(typed(value, "subject", list, what="statement")),
         exit_code=natural(result, "exitCode", what="result", most=255),
         accesses=_accesses(result["accesses"]) if "accesses" in result else Accesses(),
+        egress=egress,
         simulated=simulated,
         nonce=parse_hex(attestation["nonce"], 32, what="attestation.nonce"),
         owner_key=parse_hex(attestation["ownerKey"], 32, what="attestation.ownerKey"),
         evidence=parse_evidence(parse_base64(attestation["evidence"], what="attestation.evidence", limit=MAX_EVIDENCE)),
-        **_read_definition(predicate),
+        **definition,
         **_read_details(predicate, simulated=simulated),
     )
 

@@ -6,7 +6,8 @@ Zone: guest (measured). The only door to crun.
 Spec: docs/protocol.md sections 5 and 8.
 
 The root file system is an overlay without a writable layer: the pack, and above it a skeleton of empty directories for
-the mounts, so that any image will do as it is. crun's own complaints go into the job's log, where the owner finds them.
+the mounts, so that any image will do as it is; and the names of the job's destinations, if it has any. crun's own complaints
+go into the job's log, where the owner finds them.
 """
 
 from __future__ import annotations
@@ -19,17 +20,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cvmtool.errors import CvmError, FormatError
 from cvmtool.formats.control import Stream
+from cvmtool.formats.egress import Egress
 from cvmtool.formats.job import JobManifest
-from cvmtool.formats.jobterms import CHECKPOINT
+from cvmtool.formats.jobterms import CHECKPOINT, Destination
 from cvmtool.formats.wire import canonical_json
 from cvmtool.guest.ending import Ending
 from cvmtool.guest.log import LogBook
 from cvmtool.guest.oci import NOBODY, mount_points, render_config
 from cvmtool.guest.programs import capture, run
 from cvmtool.guest.seccomp import convert_profile
+
+if TYPE_CHECKING:
+    from cvmtool.guest.egress import WayOut
 
 TIMED_OUT = 124  # exit code, as timeout(1) has it
 NOT_STARTED = 125  # exit code, as container engines have it
@@ -61,6 +67,8 @@ class Outcome:
     cause: Cause
     started: str
     finished: str
+    egress: Egress | None = None
+    """What went out of it, if it has destinations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,33 +151,55 @@ def run_container(
     `mounted` says where each pack and volume is, by its name. What keeps the container from running ends up in the log.
     """
     started = _now()
-    cgroup = Cgroup(rooms.cgroups / _CGROUP)
+    way = None
     try:
-        cgroup.make(manifest)
-        bundle = _prepare(manifest, mounted, rooms)
-        try:
-            process = capture(
-                "crun",
-                f"--root={rooms.work}/crun",
-                "--cgroup-manager=cgroupfs",
-                "run",
-                f"--bundle={bundle}",
-                CONTAINER_ID,
-            )
-            deadline = time.monotonic() + manifest.limits.seconds
-            in_time = _attend(process, log, ending, deadline=deadline, rooms=rooms)
-        finally:
-            stop_container(rooms)
-        code = process.wait()
+        if manifest.destinations:
+            way = _open_way_out(manifest.destinations)
+        code, cause = _run(manifest, mounted, log, rooms, ending=ending, way=way)
     except (OSError, CvmError) as error:
         log.add(Stream.STDERR, f"cvmtool: the container cannot be run: {error}\n".encode())
-        return Outcome(exit_code=NOT_STARTED, cause=Cause.RUNTIME, started=started, finished=_now())
+        code, cause = NOT_STARTED, Cause.RUNTIME
+    egress = way.close() if way else None
+    return Outcome(exit_code=code, cause=cause, started=started, finished=_now(), egress=egress)
+
+
+def _open_way_out(destinations: tuple[Destination, ...]) -> WayOut:
+    from cvmtool.guest.egress import open_way_out  # noqa: PLC0415 - most jobs have no destinations, and spare themselves this
+
+    return open_way_out(destinations)
+
+
+def _run(
+    manifest: JobManifest,
+    mounted: dict[str, Path],
+    log: LogBook,
+    rooms: Rooms,
+    *,
+    ending: Ending,
+    way: WayOut | None,
+) -> tuple[int, Cause]:
+    cgroup = Cgroup(rooms.cgroups / _CGROUP)
+    cgroup.make(manifest)
+    bundle = _prepare(manifest, mounted, rooms, way)
+    try:
+        process = capture(
+            "crun",
+            f"--root={rooms.work}/crun",
+            "--cgroup-manager=cgroupfs",
+            "run",
+            f"--bundle={bundle}",
+            CONTAINER_ID,
+        )
+        deadline = time.monotonic() + manifest.limits.seconds
+        in_time = _attend(process, log, ending, deadline=deadline, rooms=rooms)
+    finally:
+        stop_container(rooms)
+    code = exit_code(process.wait())
     if ending.wanted:
-        return Outcome(exit_code=exit_code(code), cause=Cause.STOPPED, started=started, finished=_now())
+        return code, Cause.STOPPED
     if not in_time:
-        return Outcome(exit_code=TIMED_OUT, cause=Cause.TIMEOUT, started=started, finished=_now())
-    cause = Cause.MEMORY if cgroup.out_of_memory else Cause.EXITED
-    return Outcome(exit_code=exit_code(code), cause=cause, started=started, finished=_now())
+        return TIMED_OUT, Cause.TIMEOUT
+    return code, Cause.MEMORY if cgroup.out_of_memory else Cause.EXITED
 
 
 def exit_code(code: int) -> int:
@@ -189,7 +219,7 @@ def stop_container(rooms: Rooms) -> None:
     run("umount", str(rooms.work / _ROOT))
 
 
-def _prepare(manifest: JobManifest, mounted: dict[str, Path], rooms: Rooms) -> Path:
+def _prepare(manifest: JobManifest, mounted: dict[str, Path], rooms: Rooms, way: WayOut | None) -> Path:
     """Mount the root file system and the outputs, write the bundle, return its path.
 
     Raises:
@@ -199,6 +229,9 @@ def _prepare(manifest: JobManifest, mounted: dict[str, Path], rooms: Rooms) -> P
     bundle, root, skeleton = (rooms.work / name for name in ("bundle", _ROOT, "skeleton"))
     for directory in (bundle, root, rooms.outputs, *(skeleton / point for point in mount_points(manifest))):
         directory.mkdir(parents=True, exist_ok=True)
+    if way is not None:
+        (skeleton / "etc").mkdir(exist_ok=True)
+        (skeleton / "etc/hosts").write_text(way.hosts, "ascii")
     size = f"size={manifest.limits.outputs_mib}m"
     _mount("tmpfs", rooms.outputs, f"nosuid,nodev,noexec,mode=0700,uid={NOBODY},gid={NOBODY},{size}", source="outputs")
     lower = f"{skeleton}:{mounted[manifest.container_pack.name]}"
@@ -216,6 +249,7 @@ def _prepare(manifest: JobManifest, mounted: dict[str, Path], rooms: Rooms) -> P
         checkpoint=mounted[CHECKPOINT] if manifest.checkpoint else None,
         seccomp=convert_profile(rooms.seccomp.read_bytes(), kernel=kernel),
         cgroup=f"/{_CONTAINER}",
+        network=way.namespace if way else None,
     )
     (bundle / "config.json").write_bytes(canonical_json(config))
     return bundle

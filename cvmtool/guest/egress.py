@@ -23,7 +23,7 @@ from pathlib import Path
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.egress import Egress
-from cvmtool.formats.jobterms import Destination
+from cvmtool.formats.jobterms import Destination, is_address
 from cvmtool.guest.namespace import make_namespace, within
 from cvmtool.guest.network import raise_card, raise_loopback
 from cvmtool.guest.relay import Tally, admit, carry
@@ -77,6 +77,15 @@ class WayOut:
     def namespace(self) -> str:
         """The container's network namespace, as a path for every process of the guest."""
         return f"/proc/{os.getpid()}/fd/{self._namespace}"
+
+    @property
+    def hosts(self) -> str:
+        """The container's /etc/hosts: it asks no name server."""
+        pairs = sorted(
+            {(address, tally.destination.host) for (address, _), at in self._reached.items() for tally in at}
+        )
+        named = [f"{address} {host}" for address, host in pairs if not is_address(host)]
+        return "\n".join(["127.0.0.1 localhost", "::1 localhost", *named, ""])
 
     def close(self) -> Egress:
         """Cut what is left and return what went out. The container has ended."""

@@ -21,7 +21,7 @@ NOBODY = 65_534  # uid and gid
 _MIB = 1 << 20
 _LEAST_TMP_MIB = 16
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp"}  # noqa: S108
-_NAMESPACES = ("pid", "ipc", "uts", "mount", "network", "cgroup")
+_NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup")
 _MASKED = (
     "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
     "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
@@ -46,6 +46,7 @@ def render_config(
     checkpoint: Path | None,
     seccomp: JsonObject,
     cgroup: str,
+    network: str | None,
 ) -> JsonObject:
     """Return config.json.
 
@@ -57,6 +58,7 @@ def render_config(
         checkpoint: the directory that becomes /checkpoint, if the job has one.
         seccomp: from `convert_profile`.
         cgroup: the container's cgroup, from the root of the hierarchy.
+        network: the path of the namespace that it joins, if the job has destinations; else it gets a new one and is alone there.
     """
     limits = manifest.limits
     return {
@@ -66,7 +68,7 @@ def render_config(
         "process": render_process(manifest, manifest.container.args),
         "mounts": _mounts(manifest, inputs, outputs, checkpoint),
         "linux": {
-            "namespaces": [{"type": kind} for kind in _NAMESPACES],
+            "namespaces": [*({"type": kind} for kind in _NAMESPACES), _network(network)],
             "cgroupsPath": cgroup,
             "resources": {
                 # The runtime adds null, zero, full, random, urandom and tty; nothing else.
@@ -79,6 +81,10 @@ def render_config(
             "readonlyPaths": list(_READ_ONLY),
         },
     }
+
+
+def _network(path: str | None) -> JsonObject:
+    return {"type": "network"} | ({"path": path} if path else {})
 
 
 def render_process(manifest: JobManifest, args: tuple[str, ...]) -> JsonObject:

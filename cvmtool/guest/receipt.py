@@ -53,6 +53,7 @@ def sign_receipt(
         log_size=log.size,
         exit_code=outcome.exit_code,
         accesses=accesses,
+        egress=outcome.egress,
         simulated=simulated,
         nonce=released.challenge.nonce,
         owner_key=released.challenge.owner_key,

@@ -4,6 +4,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from cvmtool.formats.control import LogReader, Stream
-from cvmtool.guest import container, programs
+from cvmtool.formats.job import Network
+from cvmtool.formats.jobterms import Destination
+from cvmtool.guest import container, egress, programs
 from cvmtool.guest.container import Cause, Cgroup, Rooms, run_container, stop_container
 from cvmtool.guest.ending import Ending
 from cvmtool.guest.log import LogBook
 from cvmtool.guest.programs import Ended
+from tests.fakes.namespaces import lend_namespaces
 from tests.unit.guest import samples
 
 
@@ -58,8 +64,9 @@ class Machine:
                 self.process.kill()
                 return
 
-    def go(self, **limits):
-        manifest = samples.manifest(limits=dataclasses.replace(samples.manifest().limits, **limits))
+    def go(self, *, network=Network.NONE, destinations=(), **limits):
+        changed = dataclasses.replace(samples.manifest().limits, **limits)
+        manifest = samples.manifest(limits=changed, network=network, destinations=destinations)
         packs = {pack.name: self.rooms.work / pack.name for pack in manifest.packs}
         outcome = run_container(manifest, packs, self.log, self.rooms, self.ending)
         self.log.end()
@@ -222,3 +229,55 @@ def test_child_sees_its_input_at_the_end(machine):
     machine.script = "wc -c"
     machine.go()
     assert [record.data.split() for record in machine.records()] == [[b"0"]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces")
+def test_a_job_with_destinations_gets_their_names_and_their_namespace(machine, monkeypatch):
+    lend_namespaces(monkeypatch)
+    monkeypatch.setattr(egress, "open_way_out", lambda destinations: egress.WayOut(destinations, card="lo"))
+    places = (
+        Destination(host="192.0.2.1", port=443, addresses=("192.0.2.1",), tls=True),
+        Destination(host="a.example", port=443, addresses=("192.0.2.7", "2001:db8::7"), tls=True),
+    )
+    client = machine.rooms.work.parent / "client.py"
+    client.write_text(
+        "import ctypes, json, os, socket, sys\n"
+        "spaces = json.load(open(sys.argv[1] + '/bundle/config.json'))['linux']['namespaces']\n"
+        "(path,) = [item['path'] for item in spaces if 'path' in item]\n"
+        "assert ctypes.CDLL(None).setns(os.open(path, os.O_RDONLY), 0x40000000) == 0\n"
+        "socket.socket().connect_ex(('192.0.2.9', 443))\n"
+        "print(open(sys.argv[1] + '/skeleton/etc/hosts').read(), end='')\n"
+    )
+    machine.script = f"exec {sys.executable} {client} {machine.rooms.work}"
+    outcome = machine.go(network=Network.ALLOW, destinations=places)
+    said = b"".join(record.data for record in machine.records()).decode()
+    assert outcome.exit_code == 0, said
+    assert said.splitlines() == [
+        "127.0.0.1 localhost",
+        "::1 localhost",
+        "192.0.2.7 a.example",
+        "2001:db8::7 a.example",
+    ]
+    assert [flow.destination for flow in outcome.egress.flows] == list(places)
+    assert outcome.egress.turned_away == 1
+
+
+def test_a_card_that_is_not_there_keeps_the_container_from_running(machine, monkeypatch):
+    def fail(_):
+        raise OSError("the machine has 0 network cards")
+
+    monkeypatch.setattr(egress, "open_way_out", fail)
+    place = Destination(host="192.0.2.1", port=443, addresses=("192.0.2.1",), tls=True)
+    outcome = machine.go(network=Network.ALLOW, destinations=(place,))
+    assert (outcome.exit_code, outcome.cause, outcome.egress) == (125, Cause.RUNTIME, None)
+    assert b"0 network cards" in b"".join(record.data for record in machine.records())
+
+
+def test_a_job_without_destinations_has_nothing_of_that(machine):
+    code = "import sys, cvmtool.guest.agent; print([name for name in sys.modules if name.startswith('cvmtool.guest.egress')])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded == "[]\n"
+    assert machine.go().egress is None
+    assert not (machine.rooms.work / "skeleton/etc").exists()
+    config = json.loads((machine.rooms.work / "bundle/config.json").read_text())
+    assert {"type": "network"} in config["linux"]["namespaces"]

@@ -13,7 +13,7 @@ from cvmtool.guest.oci import mount_points, render_config
 from tests.unit.guest import samples
 
 
-def render(**changes):
+def render(*, network=None, **changes):
     manifest = samples.manifest(**changes)
     return render_config(
         manifest,
@@ -23,6 +23,7 @@ def render(**changes):
         checkpoint=Path("/run/volumes/checkpoint") if manifest.checkpoint else None,
         seccomp={"defaultAction": "SCMP_ACT_ERRNO"},
         cgroup="/job/container",
+        network=network,
     )
 
 
@@ -64,6 +65,12 @@ def test_a_checkpoint_is_writable_where_the_job_has_one():
     assert {"rw", "noexec", "nosuid", "nodev"} <= set(mount["options"])
     assert "checkpoint" in mount_points(samples.manifest(**changes))
     assert "/checkpoint" not in mounts(render())
+
+
+def test_a_job_with_destinations_joins_the_namespace_that_was_made_for_it():
+    spaces = {item["type"]: item.get("path") for item in render(network="/proc/7/fd/9")["linux"]["namespaces"]}
+    assert spaces.pop("network") == "/proc/7/fd/9"
+    assert set(spaces.values()) == {None}
 
 
 def test_nothing_is_writable_but_memory_and_outputs():
