@@ -24,7 +24,7 @@ from cvmtool.errors import FormatError, FreshnessError, HostError
 from cvmtool.formats.channel import MAX_ANSWER, Refusal, answer_to, closed_line
 from cvmtool.formats.control import CONTROL_ADDRESS, OWNER_USER, Op
 from cvmtool.formats.evidence import Evidence
-from cvmtool.formats.wire import MAX_FRAME, JsonObject, Kind, json_frame, parse_canonical_json, read_frame
+from cvmtool.formats.wire import MAX_FRAME, Frame, JsonObject, Kind, json_frame, parse_canonical_json, read_frame
 from cvmtool.host.terminal import Window
 
 _ED25519 = "ssh-ed25519"
@@ -137,8 +137,10 @@ class _SessionSocket:
 class AgentChannel:
     """One session with a guest's agent, over a socket that carries its port."""
 
-    def __init__(self, port: socket.socket) -> None:
+    def __init__(self, port: socket.socket, *, control: tuple[str, int] = CONTROL_ADDRESS) -> None:
+        """`control`: where in the guest requests go to; a client's have a place of their own."""
         self._port = port
+        self._control = control
         self._rest = b""
         self._transport: paramiko.Transport | None = None
 
@@ -192,7 +194,7 @@ class AgentChannel:
         )
 
     def connect(self, *, nonce: bytes, ssh_host_key: bytes, owner_key: bytes, sign: Callable[[bytes], bytes]) -> None:
-        """Start SSH; only `ssh_host_key` will do.
+        """Start SSH; only `ssh_host_key` will do. `owner_key`: with which to log in: the owner's, or a client's.
 
         Raises:
             FreshnessError: somebody with another host key answers (a man in the middle).
@@ -222,8 +224,8 @@ class AgentChannel:
             HostError: the connection broke.
             FormatError: the answer is malformed.
         """
-        with _Connection(self._ssh(), op, _SILENCE_SECONDS) as connection:
-            return connection.ask(fields)
+        with self.converse(op) as conversation:
+            return conversation.ask(fields)
 
     def stream(self, op: Op, *, silence_seconds: float = _SILENCE_SECONDS, **fields: object) -> Iterator[bytes]:
         """Run an operation whose answer is followed by data; yield the pieces. `silence_seconds`: the longest pause.
@@ -231,15 +233,28 @@ class AgentChannel:
         Raises:
             GuestError, HostError, FormatError: as `request`.
         """
-        with _Connection(self._ssh(), op, silence_seconds) as connection:
-            connection.ask(fields)
+        with self.converse(op, silence_seconds=silence_seconds) as conversation:
+            conversation.ask(fields)
             while True:
-                frame = connection.read()
+                frame = conversation.read()
                 if frame.kind is Kind.END:
                     return
                 if frame.kind is not Kind.DATA:
                     raise FormatError(f"the guest sent a frame of kind {frame.kind.value!r} among data")
                 yield frame.payload
+
+    def converse(self, op: Op, *, silence_seconds: float | None = _SILENCE_SECONDS) -> Conversation:
+        """Begin an operation that the caller talks through. `silence_seconds`: the longest pause; None: any.
+
+        Raises:
+            HostError: the connection broke.
+        """
+        return Conversation(self._ssh(), self._control, op, silence_seconds)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the session still stands."""
+        return self._transport is not None and self._transport.is_active()
 
     def open_session(self, command: str | None, window: Window | None) -> paramiko.Channel:
         """Start a command, or the login shell if there is none, in a guest that gives its owner a shell.
@@ -264,7 +279,7 @@ class AgentChannel:
         return session
 
     def _ssh(self) -> paramiko.Transport:
-        if self._transport is None or not self._transport.is_active():
+        if self._transport is None or not self.alive:
             raise HostError(
                 "the connection to the guest is gone", hint="cvmtool vm list says what became of the machine"
             )
@@ -278,16 +293,16 @@ class AgentChannel:
             self._port.close()
 
 
-class _Connection:
-    """One connection to the control service: one request."""
+class Conversation:
+    """One connection to the control service: one request, and what follows it. One thread may send while another reads."""
 
-    def __init__(self, transport: paramiko.Transport, op: Op, silence_seconds: float) -> None:
+    def __init__(
+        self, transport: paramiko.Transport, control: tuple[str, int], op: Op, silence_seconds: float | None
+    ) -> None:
         self._op = op
         self._silence = silence_seconds
         try:
-            self._channel = transport.open_channel(
-                "direct-tcpip", CONTROL_ADDRESS, ("127.0.0.1", 0), timeout=_SSH_SECONDS
-            )
+            self._channel = transport.open_channel("direct-tcpip", control, ("127.0.0.1", 0), timeout=_SSH_SECONDS)
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise HostError("the guest's control service does not answer", detail=str(error)) from error
         # SSH's own keep-alive is sent without waiting for its answer: a guest that hangs is noticed here or never.
@@ -297,13 +312,32 @@ class _Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, from any thread; whoever reads hears of it. Idempotent."""
         self._channel.close()
 
-    def ask(self, fields: dict[str, object]) -> JsonObject:
+    def send(self, frame: bytes) -> None:
+        """Send one encoded frame.
+
+        Raises:
+            HostError: the connection broke.
+        """
         try:
-            self._channel.sendall(json_frame({"op": self._op.value, **fields}))
+            self._channel.sendall(frame)
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise HostError("the connection to the guest broke", detail=str(error)) from error
+
+    def ask(self, fields: dict[str, object]) -> JsonObject:
+        """Send the request and return the answer.
+
+        Raises:
+            GuestError: the guest says no.
+            HostError: the connection broke.
+            FormatError: the answer is malformed.
+        """
+        self.send(json_frame({"op": self._op.value, **fields}))
         frame = self.read()
         if frame.kind is not Kind.JSON:
             raise FormatError(f"the guest answered {self._op.value} with a frame of kind {frame.kind.value!r}")
@@ -319,7 +353,13 @@ class _Connection:
             volume=volume if isinstance(volume, str) else None,
         )
 
-    def read(self) -> Any:  # noqa: ANN401 - Frame; see read_frame
+    def read(self) -> Frame:
+        """Return the next frame.
+
+        Raises:
+            HostError: the connection broke, or ended.
+            FormatError: what came is no frame.
+        """
         return read_frame(self._read_exactly)
 
     def _read_exactly(self, size: int) -> bytes:
