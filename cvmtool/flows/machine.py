@@ -188,10 +188,10 @@ def _spec(machine: Machine, settings: Settings, reporter: Reporter) -> DomainSpe
         how = launch.confidential(able)
         return launch.spec(name, directory, emulator=able.emulator, launch=how, access=_access(host))
     emulator = host.hypervisor.capabilities().emulator
-    acceleration = _acceleration(host, launch, emulator, settings)
-    if acceleration.domain_type == "qemu":
-        reporter.notice(f"emulating the CPU (TCG), which is slow: {acceleration.reason}")
-    simulation = launch.simulation(directory, accelerator=acceleration.domain_type)
+    chosen = acceleration(host, launch, emulator, settings)
+    if chosen.domain_type == "qemu":
+        reporter.notice(f"emulating the CPU (TCG), which is slow: {chosen.reason}")
+    simulation = launch.simulation(directory, accelerator=chosen.domain_type)
     return launch.spec(name, directory, emulator=emulator, launch=simulation)
 
 
@@ -200,7 +200,8 @@ def _access(host: Host) -> DeviceAccess:
     return device_access((major * 1000 + minor) * 1000 + micro, iommufd=host.files.size(_IOMMUFD) is not None)
 
 
-def _acceleration(host: Host, launch: Launch, emulator: str, settings: Settings) -> Acceleration:
+def acceleration(host: Host, launch: Launch, emulator: str, settings: Settings) -> Acceleration:
+    """Say how a dry run is carried out on a host, and why."""
     if host.accelerator is not None:
         return Acceleration(domain_type=host.accelerator, reason=f"the settings of host {host.name} say so")
     if host.local:
