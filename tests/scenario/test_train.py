@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +20,17 @@ import pytest
 
 from cvmtool.data.oci import OciImage
 from cvmtool.errors import CvmError
+from cvmtool.flows.decisions import read_decisions
 from cvmtool.flows.jobs import JobState, load_job
 from cvmtool.flows.prepare import Prepared, read_job
 from cvmtool.owner.amdroots import AmdRoots
+from cvmtool.owner.pipeline import Stage
 from cvmtool.owner.policy import baseline
 from cvmtool.owner.policyfile import encode_policy, parse_policy
 from cvmtool.owner.receipts import verify_receipt
 from tests.scenario.conftest import ROOT, Settings
 
+VERIFIER = ROOT / "tests/independent/verify_receipt.py"
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 
 
@@ -44,10 +49,17 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(example: Path, prepared: Prepared, environment: dict[str, str], place: Path) -> Run:
-    folder = place / "results"
+    folder, rules = place / "results", place / "rules.yaml"
+    written = subprocess.run(
+        [sys.executable, "-m", "cvmtool", "rules", "init", str(example)],
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+    rules.write_bytes(written.stdout)
     done = subprocess.run(
         [sys.executable, "-m", "cvmtool", "train", str(example), "--dry-run", "--results", str(folder), "--json"],
-        env=environment,
+        env={**environment, "CVMTOOL_RULES": str(rules)},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -104,6 +116,86 @@ def test_native_run_gives_the_same_weights(run: Run, example: Path, place: Path)
     subprocess.run([shutil.which("chroot") or "/usr/sbin/chroot", str(root), *command], env=environment, check=True)
     native = (root / "outputs" / "model.safetensors").read_bytes()
     assert native == (run.folder / "model.safetensors").read_bytes()
+
+
+def test_the_rules_that_were_written_for_the_job_allow_it_at_every_stage(run: Run, settings: Settings) -> None:
+    """The same in a dry run as on hardware, and every decision is kept."""
+    decisions = read_decisions(load_job(settings.jobs_dir, run.summary["job"]))
+    assert {item["stage"] for item in decisions} == set(Stage)
+    assert all(item["allowed"] for item in decisions)
+    images = next(item for item in decisions if item["rule"] == "images")
+    assert "any" not in str(images["reason"])
+
+
+@pytest.fixture
+def independently(run: Run, settings: Settings) -> Callable[[bytes], subprocess.CompletedProcess[str]]:
+    """Judge bytes with the verifier that shares no line with cvmtool, in a process of its own, by what the owner knows."""
+    job = load_job(settings.jobs_dir, run.summary["job"]).path
+    policy = parse_policy((job / "policy.toml").read_text())
+    assert policy.simulated_root is not None
+
+    def judge(receipt: bytes) -> subprocess.CompletedProcess[str]:
+        (job / "judged.json").write_bytes(receipt)
+        command = [sys.executable, "-I", str(VERIFIER), str(job / "judged.json"), "--root", policy.simulated_root.hex()]
+        command += ["--measurement", next(iter(policy.measurements)).hex(), "--manifest", str(job / "manifest.json")]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    return judge
+
+
+def test_an_independent_verifier_accepts_the_receipt(
+    run: Run, independently: Callable[[bytes], subprocess.CompletedProcess[str]]
+) -> None:
+    done = independently((run.folder / "receipt.json").read_bytes())
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    delivered = {item["name"]: item["sha256"] for item in run.summary["outputs"]}
+    assert {item["name"]: item["digest"]["sha256"] for item in document["subject"]} == delivered
+    assert "simulated" in document["builder"]
+
+
+def _flip(text: str) -> str:
+    data = bytearray(base64.b64decode(text))
+    data[len(data) // 2] ^= 1
+    return base64.b64encode(data).decode()
+
+
+def _in_payload(change: Callable[[dict], object]) -> Callable[[dict], object]:
+    def tamper(envelope: dict) -> None:
+        statement = json.loads(base64.b64decode(envelope["payload"]))
+        change(statement)
+        envelope["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
+
+    return tamper
+
+
+def _attestation(statement: dict) -> dict:
+    return dict(statement)["predicate"]["attestation"]
+
+
+FORGERIES: dict[str, Callable[[dict], object]] = {
+    "signature": lambda envelope: envelope["signatures"][0].update(sig=_flip(envelope["signatures"][0]["sig"])),
+    "signer": lambda envelope: envelope["signatures"][0].update(keyid="00" * 32),
+    "output": _in_payload(lambda statement: statement["subject"][0]["digest"].update(sha256="00" * 32)),
+    "exit code": _in_payload(lambda statement: statement["predicate"]["result"].update(exitCode=1)),
+    "nonce": _in_payload(lambda statement: _attestation(statement).update(nonce="00" * 32)),
+    "owner": _in_payload(lambda statement: _attestation(statement).update(ownerKey="00" * 32)),
+    "real": _in_payload(lambda statement: _attestation(statement).update(simulated=False)),
+    "evidence": _in_payload(
+        lambda statement: _attestation(statement).update(evidence=_flip(_attestation(statement)["evidence"]))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_an_independent_verifier_refuses_a_forgery(
+    name: str, run: Run, independently: Callable[[bytes], subprocess.CompletedProcess[str]]
+) -> None:
+    envelope = json.loads((run.folder / "receipt.json").read_text())
+    FORGERIES[name](envelope)
+    done = independently(json.dumps(envelope).encode())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "refused" in done.stderr
 
 
 def test_receipt_verifies_offline(run: Run, settings: Settings, environment: dict[str, str]) -> None:
