@@ -57,6 +57,7 @@ openssh-server|-|tests: the guest's SSH configuration, on the loopback (the serv
 nftables|-|tests: the guest's packet filter, in namespaces of its own
 iproute2|-|tests: those namespaces
 skopeo|-|tests: reads our OCI images with somebody else's code
+age|-|tests: opens what we seal to recipients with somebody else's code, and the other way
 cpio|-|tests: unpacks our initrd with somebody else's code
 libvirt-clients|11.0|tests: checks our domain against libvirt's own schema
 EOF

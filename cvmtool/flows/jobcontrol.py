@@ -24,6 +24,7 @@ from cvmtool.flows.jobrecord import JobState
 from cvmtool.flows.jobs import RECEIPT_FILE, JobDir
 from cvmtool.flows.machine import destroy_machine
 from cvmtool.flows.records import load_record
+from cvmtool.formats.age import SUFFIX
 
 CANCEL_SECONDS = 120.0
 """For a process to end its run in order: its machine is removed, and a host may be slow."""
@@ -89,9 +90,11 @@ def results(job: JobDir, *, out: Path | None) -> Results:
         raise ConfigError(f"job {record.id} brought nothing home: it is {record.state}", hint=_hint(job))
     outputs = []
     for item in found["outputs"]:
-        source = folder / str(item["name"])
-        _require_same(source, str(item["sha256"]))
-        outputs.append({**item, "path": str(source if out is None else _copy(source, out / str(item["name"])))})
+        sealed = item.get("sealed")
+        name, content = (f"{item['name']}{SUFFIX}", sealed) if sealed else (str(item["name"]), item)
+        source = folder / name
+        _require_same(source, str(content["sha256"]))
+        outputs.append({**item, "path": str(source if out is None else _copy(source, out / name))})
     if out is not None:
         _copy(folder / RECEIPT_FILE, out / RECEIPT_FILE)
     return Results(folder=out or folder, outputs=tuple(outputs))

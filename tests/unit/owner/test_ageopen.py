@@ -1,14 +1,17 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""Changed and cut age files. That age itself opens what we seal, and we what age seals: tests/foreign/test_age.py."""
+"""Changed and cut age files. That age itself opens what we seal, and we what age seals: the end of this file."""
 
 import io
+import shutil
+import subprocess
 
 import pytest
 
 from cvmtool.errors import CvmError, FormatError, VerificationError
 from cvmtool.formats.age import CHUNK, NONCE, SEALED_CHUNK, Stanza, encode_mac, encode_stanzas, parse_header
 from cvmtool.guest.age import AgeFile
+from cvmtool.owner.age import parse_identities, parse_recipient, render_recipient
 from cvmtool.owner.ageopen import open_age
 from cvmtool.owner.keystore import OwnerKeys
 
@@ -84,3 +87,40 @@ def test_a_malformed_stanza_is_refused(stanza):
 def test_stanzas_of_other_kinds_are_passed_over():
     with pytest.raises(VerificationError, match="sealed to 1 keys"):
         open_(encode_stanzas([Stanza(kind="ssh-ed25519", arguments=("x",), body=b"")]) + encode_mac(bytes(32)))
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="age is not installed")
+class TestAgeItself:
+    """The program that everybody else has (Debian's, 1.1.1 and later)."""
+
+    @pytest.fixture
+    def made(self, tmp_path):
+        """An identity file of age-keygen's, and the recipient in it."""
+        subprocess.run(["age-keygen", "-o", str(tmp_path / "key")], check=True, capture_output=True)
+        return tmp_path / "key", next(
+            word for word in (tmp_path / "key").read_text().split() if word.startswith("age1")
+        )
+
+    @pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1, 16 * CHUNK])
+    def test_opens_what_we_seal(self, made, size):
+        identity, recipient = made
+        data = (CONTENT * 8)[:size]
+        readers = (READER.recipient, parse_recipient(recipient))
+        sealed = b"".join(AgeFile(lambda n, at: data[at : at + n], size, readers).read_from(0))
+        opened = subprocess.run(["age", "-d", "-i", str(identity)], input=sealed, capture_output=True, check=True)
+        assert opened.stdout == data
+        assert open_(sealed) == data
+
+    @pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1, 16 * CHUNK])
+    def test_writes_what_we_open(self, made, size):
+        identity, recipient = made
+        own, data = render_recipient(READER.recipient), (CONTENT * 8)[:size]
+        sealed = subprocess.run(["age", "-r", recipient, "-r", own], input=data, capture_output=True, check=True).stdout
+        assert open_(sealed) == data
+        (other,) = parse_identities(identity.read_text())
+        assert b"".join(open_age(io.BytesIO(sealed).read, [other])) == data
+
+    def test_opens_nothing_that_is_sealed_to_others(self, made):
+        done = subprocess.run(["age", "-d", "-i", str(made[0])], input=SEALED, capture_output=True, check=False)
+        assert done.returncode == 1
+        assert done.stdout == b""
