@@ -15,9 +15,9 @@ from cvmtool.formats.channel import find_last_open
 from cvmtool.formats.control import Stage
 from cvmtool.formats.dsse import Envelope, key_id, pae, parse_envelope
 from cvmtool.formats.evidence import Evidence
-from cvmtool.formats.job import OutputKind
+from cvmtool.formats.job import Network, OutputKind
 from cvmtool.formats.pack import Role
-from cvmtool.formats.receipt import Access, InputDigest, OutputDigest, Statement, parse_statement
+from cvmtool.formats.receipt import Access, Accesses, InputDigest, OutputDigest, Statement, parse_statement
 from cvmtool.formats.release import Secrets
 from cvmtool.formats.report import parse_report
 from cvmtool.formats.tcb import ProductLine, parse_tcb
@@ -27,6 +27,7 @@ from cvmtool.owner.receipts import verify_receipt
 from cvmtool.owner.seal import seal
 from tests import fakes
 from tests.fakes.guest import FakeGuest
+from tests.unit.formats.test_egress import EGRESS
 
 NOW = datetime.now(UTC)
 
@@ -102,6 +103,9 @@ class Receipt:
 CHANGES: dict[str, Any] = {
     "outputs": (OutputDigest(name="model.safetensors", kind=OutputKind.FILE, size=1, sha256="00" * 32),),
     "manifest_sha256": b"o" * 32,
+    "network": Network.ALLOW,
+    "egress": EGRESS,
+    "accesses": Accesses(exec=1),
     "access": (Access.SHELL,),
     "gpus": 1,
     "container_digest": "sha256:" + "00" * 32,
@@ -117,7 +121,7 @@ CHANGES: dict[str, Any] = {
     "nonce": b"o" * 32,
     "owner_key": b"o" * 32,
 }
-"""A lie for each field of a statement that can be another (the network has one value)."""
+"""A lie for each field of a statement."""
 
 BOUND = ("manifest_sha256", "owner_key", "nonce", "simulated", "measurement", "image_id")
 """Fields that not even the attested guest can lie about."""

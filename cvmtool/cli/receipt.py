@@ -195,6 +195,8 @@ def _as_json(statement: Statement) -> dict[str, Any]:
         "network": statement.network.value,
         "access": [item.value for item in statement.access],
         "accesses": statement.accesses.to_json(),
+        "destinations": [flow.to_json() for flow in statement.egress.flows] if statement.egress else [],
+        "turned_away": statement.egress.turned_away if statement.egress else 0,
         "gpus": statement.gpus,
         "outputs": [
             {"name": item.name, "kind": item.kind.value, "size": item.size, "sha256": item.sha256}
@@ -207,11 +209,15 @@ def _as_json(statement: Statement) -> dict[str, Any]:
     }
 
 
+def _in_words(part: object) -> str:
+    return ", ".join(part) if isinstance(part, list) else str(part)
+
+
 def _print(statement: Statement) -> None:
     from cvmtool.cli.render import printable
 
     for key, value in _as_json(statement).items():
         items = (value or ["none"]) if isinstance(value, list) else [value]
         for item in items:
-            text = "  ".join(str(part) for part in item.values()) if isinstance(item, dict) else str(item)
+            text = "  ".join(map(_in_words, item.values())) if isinstance(item, dict) else str(item)
             typer.echo(f"{key:<18} {printable(text)}")

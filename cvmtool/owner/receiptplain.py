@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from cvmtool.formats.job import Network
+from cvmtool.formats.jobterms import Destination, is_address
 from cvmtool.formats.receipt import Statement
 from cvmtool.formats.report import Report, SigningKey
 from cvmtool.owner.plain import NOT_VISIBLE
@@ -104,7 +106,7 @@ def _guest(statement: Statement) -> Iterator[str]:
     if not statement.outputs:
         yield "it gave out nothing"
     yield f"what the container printed has {statement.log_size} bytes and the SHA-256 {statement.log_sha256}"
-    yield "the container had no network" if statement.network == "none" else f"network: {statement.network}"
+    yield from _network(statement)
     if statement.access:
         yield f"the owner could reach into it while it ran: {', '.join(statement.access)}"
         used = statement.accesses
@@ -113,8 +115,31 @@ def _guest(statement: Statement) -> Iterator[str]:
         yield "nobody could log in to it, run a command in it or open a tunnel to it while it ran"
 
 
+def _network(statement: Statement) -> Iterator[str]:
+    if statement.network is Network.NONE:
+        yield "the container had no network"
+    elif statement.egress is None:
+        yield "the container was to have a network, and never ran"
+    else:
+        yield "the container could connect to these places and to no other, and nobody could connect to it from outside:"
+        for flow in statement.egress.flows:
+            begun = "begun as TLS" if flow.destination.tls else "for which TLS was waived"
+            yield (
+                f"{_place(flow.destination)}: {flow.connections} connections, {begun}, "
+                f"{flow.sent} bytes sent and {flow.received} received"
+            )
+        yield f"{statement.egress.turned_away} attempts to reach anything else, or otherwise, were turned away"
+
+
+def _place(destination: Destination) -> str:
+    return f"{destination.host}:{destination.port}"
+
+
 def _owner_or_host(statement: Statement) -> tuple[str, ...]:
+    flows = statement.egress.flows if statement.egress else ()
+    named = [flow.destination for flow in flows if not is_address(flow.destination.host)]
     return (
+        *(f"the owner: that {place.host} is at {', '.join(place.addresses)}" for place in named),
         f"the host: the clock by which it ran from {statement.started} to {statement.finished}",
         "the owner: that the packs hold what their names say, and that the container's pack was made from that container image",
     )
@@ -125,6 +150,8 @@ def _not_shown(statement: Statement, held: VerifiedReceipt | AuthenticReceipt | 
         yield f"that the {statement.gpus} GPUs of this job were genuine: their evidence is the owner's and not in this receipt"
     if isinstance(held, VerifiedReceipt) and held.guest.unchecked:
         yield f"what the policy left out by name: {', '.join(held.guest.unchecked)}"
+    if statement.egress is not None:
+        yield "what was in the bytes that went out, and who got them: the guest looks at how TLS begins, and not inside"
     yield "how often the job was started before this run, and what came of it"
     yield "that the data was lawfully used, that anybody consented, or that the result is good"
     yield NOT_VISIBLE.removeprefix("no report can show: ")

@@ -34,6 +34,7 @@ from cvmtool.formats.certtable import CertKind, parse_cert_table
 from cvmtool.formats.dsse import Envelope, key_id, pae, parse_envelope
 from cvmtool.formats.evidence import host_data, report_data
 from cvmtool.formats.job import JobManifest, parse_job_manifest
+from cvmtool.formats.jobterms import Destination
 from cvmtool.formats.receipt import Statement, parse_statement
 from cvmtool.formats.report import Report
 from cvmtool.owner.amdroots import Roots
@@ -131,6 +132,10 @@ def _check_word(envelope: Envelope, statement: Statement, report: Report, *, sim
             raise VerificationError(f"the receipt says {name} {said.hex()}; its report says {signed.hex()}")
 
 
+def _destinations(statement: Statement) -> list[Destination]:
+    return [flow.destination for flow in statement.egress.flows] if statement.egress else []
+
+
 def require_manifest(statement: Statement, data: bytes) -> JobManifest:
     """Check that `data` (unverified) is the job manifest of a receipt, and that the receipt says nothing else than it does.
 
@@ -147,6 +152,8 @@ def require_manifest(statement: Statement, data: bytes) -> JobManifest:
         "owner key": (statement.owner_key.hex(), manifest.owner_key),
         "container": (statement.container_digest, manifest.container.oci_digest),
         "network": (statement.network, manifest.network),
+        # A container that never ran has no way out to tell of.
+        "destinations": (_destinations(statement), list(manifest.destinations) if statement.egress else []),
         "gpus": (statement.gpus, manifest.resources.gpus),
         "inputs": (
             [(item.name, item.role.value, item.root_hash) for item in statement.inputs],

@@ -19,6 +19,7 @@ from cvmtool.formats.pack import Role
 from cvmtool.formats.receipt import Access, Accesses, InputDigest, OutputDigest, Statement, parse_statement
 from cvmtool.formats.wire import canonical_json
 from tests.samples import changed_json
+from tests.unit.formats.test_egress import EGRESS
 from tests.unit.formats.test_wire import JSON
 
 STATEMENT = Statement(
@@ -82,6 +83,14 @@ def test_what_was_reached_stands_in_it_only_if_there_was_any(accesses):
     assert b"accesses" not in STATEMENT.encode()
 
 
+def test_what_went_out_stands_in_it_if_there_was_a_way_out():
+    used = replace(STATEMENT, network=Network.ALLOW, egress=EGRESS)
+    assert parse_statement(used.encode()) == used
+    never_ran = replace(used, egress=None)
+    assert parse_statement(never_ran.encode()) == never_ran
+    assert b"egress" not in STATEMENT.encode()
+
+
 def test_a_statement_is_in_totos():
     InTotoStatement.copy_from_pb(json_format.Parse(STATEMENT.encode(), InTotoMessage())).validate()
     assert BASE["_type"] == "https://in-toto.io/Statement/v1"
@@ -137,6 +146,8 @@ def test_a_dry_run_has_another_builder():
         (["predicate", "result", "accesses"], {"exec": 0}, "exec"),
         (["predicate", "result", "accesses"], {"tunnels": True}, "tunnels"),
         (["predicate", "result", "accesses"], {"shell": 1}, "shell"),
+        (["predicate", "result", "egress"], EGRESS.to_json(), "'allow' is required"),
+        (["predicate", "result", "egress"], {}, "egress"),
         ([*GIVEN, "gpus"], 9, "gpus"),
         ([*GIVEN, "gpus"], True, "gpus"),
         (NEEDED, [], "resolvedDependencies"),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cvmtool.formats.job import Network
 from cvmtool.formats.policybits import GuestPolicy
 from cvmtool.formats.receipt import Access
 from cvmtool.formats.report import SigningKey
@@ -14,6 +15,7 @@ from cvmtool.owner.amdroots import SimulatedRoot
 from cvmtool.owner.receiptplain import SIMULATED, account
 from cvmtool.owner.receipts import AuthenticReceipt, authenticate_receipt
 from tests.receipts import NOW, Receipt
+from tests.unit.formats.test_egress import EGRESS
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,19 @@ def test_a_providers_key_names_no_chip(receipt):
 def test_what_the_guest_says_is_said(receipt, field, value, words):
     told = account(replace(receipt.statement, **{field: value}), None)
     assert words in " ".join(told.said_by_the_guest)
+
+
+def test_where_bytes_went_is_said_and_by_whom(receipt):
+    assert "had no network" in " ".join(account(receipt.statement, None).said_by_the_guest)
+    told = account(replace(receipt.statement, network=Network.ALLOW, egress=EGRESS), None)
+    said = " ".join(told.said_by_the_guest)
+    assert "192.0.2.1:8080: 0 connections, for which TLS was waived, 0 bytes sent and 0 received" in said
+    assert "a.example:443: 2 connections, begun as TLS, 1000 bytes sent" in said
+    assert "3 attempts to reach anything else" in said
+    assert "the owner: that a.example is at 192.0.2.1, 2001:db8::1" in told.said_by_owner_or_host
+    assert any("what was in the bytes" in sentence for sentence in told.not_shown)
+    never_ran = account(replace(receipt.statement, network=Network.ALLOW), None)
+    assert any("never ran" in sentence for sentence in never_ran.said_by_the_guest)
 
 
 def test_gpus_are_not_shown_by_a_receipt(receipt):

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvmtool.errors import AppraisalError, CvmError, FormatError, FreshnessError, VerificationError
+from cvmtool.formats.job import Network
 from cvmtool.formats.receipt import Statement
 from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
 from cvmtool.owner.policy import RootKind
 from cvmtool.owner.receipts import authenticate_receipt, require_manifest
 from tests import samples
 from tests.receipts import BOUND, CHANGES, NOW, TAMPERINGS, Receipt
+from tests.unit.formats.test_egress import EGRESS
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def test_white_space_around_the_envelope_changes_nothing(receipt):
 
 
 def test_no_field_of_a_statement_is_forgotten():
-    assert {*CHANGES, "evidence", "network"} == set(Statement.__dataclass_fields__)
+    assert {*CHANGES, "evidence"} == set(Statement.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("name", TAMPERINGS)
@@ -163,6 +165,16 @@ def test_a_guest_that_did_something_else_than_its_manifest_says(receipt, field, 
     changed = replace(receipt.statement, **{field: CHANGES[field]})
     with pytest.raises(VerificationError, match=named):
         require_manifest(changed, receipt.guest.manifest.encode())
+
+
+def test_a_receipt_names_the_destinations_of_its_manifest_and_no_others(receipt):
+    places = tuple(flow.destination for flow in EGRESS.flows)
+    manifest = replace(receipt.guest.manifest, network=Network.ALLOW, destinations=places)
+    statement = replace(receipt.statement, network=Network.ALLOW, egress=EGRESS, manifest_sha256=manifest.sha256)
+    assert require_manifest(statement, manifest.encode()) == manifest
+    other = replace(EGRESS, flows=EGRESS.flows[:1])
+    with pytest.raises(VerificationError, match="says destinations "):
+        require_manifest(replace(statement, egress=other), manifest.encode())
 
 
 def test_an_output_may_have_all_the_bytes_that_its_manifest_allows(receipt):
