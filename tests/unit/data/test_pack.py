@@ -69,6 +69,11 @@ def payload(pack, descriptor, tmp_path):
     return image
 
 
+def compression(image):
+    """Return squashfs's number of the compression: 5 is lz4, 6 zstd."""
+    return int.from_bytes(image.read_bytes()[20:22], "little")
+
+
 def unpacked(pack, descriptor, tmp_path):
     target = tmp_path / "unpacked"
     image = payload(pack, descriptor, tmp_path)
@@ -227,7 +232,9 @@ def test_the_owners_umask_times_and_names_stay_at_home(source, tmp_path):
     if os.geteuid() == 0:
         os.chown(source / "a", 1234, 1234)
     pack = tmp_path / "pack"
-    found = listing(payload(pack, make(TreeSource(path=source), pack), tmp_path))
+    image = payload(pack, make(TreeSource(path=source), pack), tmp_path)
+    assert compression(image) == 6
+    found = listing(image)
     assert found[""][0] == "drwxr-xr-x"
     assert found["/a"][0] == "-rw-r--r--"
     assert found["/sub"][0] == "drwxr-xr-x"
@@ -249,6 +256,7 @@ def test_a_container_keeps_the_owners_modes_and_links_of_its_layers(tmp_path):
     descriptor = make(TarSource(pieces=pieces), pack, name="container", role=Role.CONTAINER)
     image = payload(pack, descriptor, tmp_path)
     found = listing(image)
+    assert compression(image) == 5
     assert descriptor.role is Role.CONTAINER
     assert found["/etc/shadow"] == ("-rw-r-----", "0/42", "2001-09-09 01:46")
     assert found["/bin"][:2] == found["/bin2"][:2] == ("-rwsr-xr-x", "1000/1000")
