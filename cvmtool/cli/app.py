@@ -34,6 +34,7 @@ COMMANDS = {
     "jobs": "Look at the runs that were started from this account.",
     "host": "Name the hosts that machines run on, and look after what they keep.",
     "vm": "Confidential machines without a job: start, attest, unlock, work in them, stop. And every machine there is.",
+    "unseal": "Open results that a job sealed to you.",
     "receipt": "Read and verify the receipts of runs, offline.",
     "rules": "What a run may take, where it may run and what may come out.",
     "key": "The owner's keys: one seed, from which all others follow.",

@@ -16,16 +16,25 @@ app = typer.Typer(help="The owner's keys: one seed, from which all others follow
 
 @app.command()
 def show(as_json: Json = False) -> None:
-    """Show the owner's public key, and the file that holds the seed. Makes the seed at first use."""
+    """Show the owner's public keys, and the file that holds the seed. Makes the seed at first use."""
     from cvmtool.cli.render import emit_schema
     from cvmtool.config import load_settings
     from cvmtool.flows.prepare import load_keys
+    from cvmtool.owner.age import render_recipient
 
     settings = load_settings()
     keys = load_keys(settings)
+    recipient = render_recipient(keys.recipient)
     if as_json:
-        emit_schema("key-show", public=keys.public.hex(), fingerprint=keys.fingerprint, file=str(settings.keystore))
+        emit_schema(
+            "key-show",
+            public=keys.public.hex(),
+            fingerprint=keys.fingerprint,
+            recipient=recipient,
+            file=str(settings.keystore),
+        )
         return
     typer.echo(f"public       {keys.public.hex()}")
     typer.echo(f"fingerprint  sha256:{keys.fingerprint}")
+    typer.echo(f"recipient    {recipient}")
     typer.echo(f"file         {settings.keystore}  (back it up: without it no pack opens)")

@@ -19,6 +19,9 @@ _IDENTITY = "age-secret-key-"
 _CHECKSUM = 6  # characters
 _DATA = 52  # characters that 32 bytes take
 
+Identity = X25519PrivateKey
+"""What opens age files."""
+
 
 def parse_recipient(text: str) -> bytes:
     """Return the X25519 public key, 32 bytes.
@@ -40,7 +43,7 @@ def render_recipient(key: bytes) -> str:
     return _render(key, _RECIPIENT)
 
 
-def parse_identities(text: str) -> list[X25519PrivateKey]:
+def parse_identities(text: str) -> list[Identity]:
     """Read an identity file as age-keygen writes it: a key in each line, and comments. No message repeats a key.
 
     Raises:

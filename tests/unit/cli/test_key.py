@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from cvmtool.cli.app import app
 from cvmtool.config import load_settings
 from cvmtool.errors import ConfigError
+from cvmtool.owner.age import parse_recipient
 from cvmtool.owner.keystore import parse_keys
 
 
@@ -35,6 +36,7 @@ def test_it_is_made_once_and_never_shown(home):
     assert first["schema"] == "cvmtool/key-show/v1"
     data = load_settings().keystore.read_bytes()
     assert first["public"] == parse_keys(data).public.hex()
+    assert parse_recipient(first["recipient"]) == parse_keys(data).recipient
     seed = data.decode().split()[1]
     assert seed not in show().output
     assert seed not in json.dumps(first)
