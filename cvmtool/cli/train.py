@@ -106,7 +106,7 @@ def train(
         boot_seconds=boot_timeout,
         site=parse_site(pin=pin, numa_node=numa, hugepages_kib=hugepages, gpus=gpu or ()),
         key_service=None if offline else kds or AMD_URL,
-        rules=tuple(map(read_rules, [*settings.rules, *([rules] if rules else [])])),
+        rules=() if rules is None else (read_rules(rules),),
         gpu_policy=None if gpu_policy is None else _read_text(gpu_policy),
     )
     judged_by = None if policy is None else parse_policy(_read_text(policy))

@@ -15,7 +15,7 @@ from typing import Any
 
 from cvmtool.config import Settings
 from cvmtool.errors import ConfigError, FormatError
-from cvmtool.flows.decisions import Gate, RuleSet, keep_rules, kept_rules
+from cvmtool.flows.decisions import Gate, RuleSet, keep_rules, kept_rules, read_rules
 from cvmtool.flows.images import keep_image
 from cvmtool.flows.jobs import JOB_FILE, MANIFEST_FILE, POLICY_FILE, JobDir
 from cvmtool.flows.launch import Site
@@ -24,7 +24,7 @@ from cvmtool.flows.platform import Platform, dry_run, sev_snp
 from cvmtool.flows.prepare import Prepared, load_keys
 from cvmtool.formats.job import parse_job_manifest
 from cvmtool.formats.packheader import read_pack_header
-from cvmtool.formats.wire import members, parse_json, typed
+from cvmtool.formats.wire import members, natural, parse_json, typed
 from cvmtool.host.domain import Placement
 from cvmtool.host.gpu import Gpu
 from cvmtool.image.bundle import load_bundle
@@ -55,7 +55,7 @@ class Plan:
     key_service: str | None = None
     """URL of AMD's key service; None asks nobody."""
     rules: tuple[RuleSet, ...] = ()
-    """The run's rules, every set of them."""
+    """The run's own rules."""
     gpu_policy: str | None = None
     """The policy about GPUs as it was written."""
 
@@ -71,8 +71,13 @@ class Plan:
         return sev_snp(settings, key_service=self.key_service, gpu_policy=gpus)
 
     def gate(self, settings: Settings) -> Gate:
-        """Return what asks the rules of the run."""
-        return Gate(self.rules, settings.jobs_dir, simulated=self.simulated)
+        """Return what asks the rules of the run: its own, and those that the settings name for every run now.
+
+        Raises:
+            ConfigError: a file of rules cannot be read or holds none.
+        """
+        sets = (*self.rules, *map(read_rules, settings.rules))
+        return Gate(sets, settings.jobs_dir, simulated=self.simulated)
 
 
 def keep_plan(job: JobDir, plan: Plan, prepared: Prepared) -> None:
@@ -86,7 +91,7 @@ def keep_plan(job: JobDir, plan: Plan, prepared: Prepared) -> None:
         "schema": _SCHEMA,
         "results": None if plan.results is None else str(plan.results.absolute()),
         "host": plan.host,
-        "boot_seconds": plan.boot_seconds,
+        "boot_milliseconds": round(plan.boot_seconds * 1000),
         "key_service": plan.key_service,
         "cpus": list(placement.cpus),
         "numa_node": placement.numa_node,
@@ -135,14 +140,14 @@ def load_plan(job: JobDir, settings: Settings) -> tuple[Plan, Prepared, Policy]:
 def _parse(job: JobDir, value: dict[str, Any]) -> Plan:
     what = PLAN_FILE
     texts, numbers = ("host", "key_service", "results"), ("numa_node", "hugepages_kib")
-    members(value, what=what, required={"schema", "boot_seconds", "cpus", "gpus", "packs", "headers", *texts, *numbers})
-    seconds, cpus, gpus = value["boot_seconds"], value["cpus"], value["gpus"]
+    members(
+        value, what=what, required={"schema", "boot_milliseconds", "cpus", "gpus", "packs", "headers", *texts, *numbers}
+    )
+    cpus, gpus = value["cpus"], value["gpus"]
     if (
         value["schema"] != _SCHEMA
         or not all(value[name] is None or isinstance(value[name], str) for name in texts)
         or not all(value[name] is None or _is_natural(value[name]) for name in numbers)
-        or isinstance(seconds, bool)
-        or not isinstance(seconds, int | float)
         or not isinstance(cpus, list)
         or not all(map(_is_natural, cpus))
         or not isinstance(gpus, list)
@@ -153,7 +158,7 @@ def _parse(job: JobDir, value: dict[str, Any]) -> Plan:
         simulated=job.record.simulated,
         results=None if value["results"] is None else Path(value["results"]),
         host=value["host"],
-        boot_seconds=float(seconds),
+        boot_seconds=natural(value, "boot_milliseconds", what=what) / 1000,
         site=Site(
             placement=Placement(cpus=tuple(cpus), numa_node=value["numa_node"], hugepages_kib=value["hugepages_kib"]),
             gpus=tuple(Gpu(address=gpu) for gpu in gpus),

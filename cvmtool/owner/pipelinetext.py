@@ -119,7 +119,7 @@ def commented_rules(rules: Rules, *, preface: str = "") -> str:
     lines = [*_comment(f"{_HEAD}\n{preface}".rstrip(), ""), "", f"schema: {RULES_SCHEMA}"]
     for key, value in values.items():
         lines += ["", *_comment(_KEYS[key], "")]
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not value:
             lines.append(f"{key}: {_value(value)}")
             continue
         lines.append(f"{key}:")

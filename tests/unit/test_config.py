@@ -60,6 +60,16 @@ def test_the_hosts_store_stands_where_another_user_can_reach_it(levels, monkeypa
     assert load().machines_dir == load().state_dir / "host"
 
 
+def test_rules_of_every_level_apply_and_none_takes_another_away(levels):
+    load, project, user = levels
+    assert load().rules == ()
+    user.write_text('rules = "organisation.yaml"\n')
+    project.write_text('rules = "/project.yaml"\n')
+    assert load().rules == (user.parent / "organisation.yaml", Path("/project.yaml"))
+    assert load(CVMTOOL_RULES="/mine.yaml").rules == (*load().rules, Path("/mine.yaml"))
+    assert load(CVMTOOL_RULES="/project.yaml").rules == load().rules
+
+
 def test_xdg_moves_the_places(levels):
     load, _, _ = levels
     settings = load(XDG_STATE_HOME="/s", XDG_DATA_HOME="/d", XDG_CACHE_HOME="/c")

@@ -4,21 +4,34 @@
 
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cvmtool.cli.app import app
+from cvmtool.config import load_settings
 from cvmtool.errors import AppraisalError, ConfigError, VerificationError
-from cvmtool.flows.decisions import Gate, RuleSet, facts, input_headers, kept_rules, read_decisions, read_rules
+from cvmtool.flows.decisions import (
+    Gate,
+    RuleSet,
+    facts,
+    input_headers,
+    kept_rules,
+    read_decisions,
+    read_rules,
+    starting_rules,
+)
 from cvmtool.flows.jobs import JobDir, JobState, load_jobs
 from cvmtool.flows.packfile import Source, pack_to_file
 from cvmtool.formats.packheader import Action, ContentKind, Metadata, Sensitivity, Step
+from cvmtool.owner.amdroots import AmdRoots
 from cvmtool.owner.jobfile import parse_job_file
 from cvmtool.owner.keystore import OwnerKeys
 from cvmtool.owner.packsign import refuse_unscrubbed
 from cvmtool.owner.pipeline import SAID, RulesError
 from cvmtool.owner.pipelinefile import parse_rules
+from cvmtool.owner.policy import IdBlock, baseline
 from tests import samples
 from tests.receipts import Receipt
 from tests.unit.formats import test_packheader
@@ -204,3 +217,27 @@ def test_the_command_judges_a_job_before_it_is_run(tmp_path, monkeypatch):
     refused = check(rules, job)
     assert isinstance(refused.exception, RulesError)
     assert "DENIED  containers" in refused.stdout
+
+
+def test_rules_to_start_from_are_rules_that_allow_the_job(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    job, rules = tmp_path / "job.yaml", tmp_path / "rules.yaml"
+    job.write_text(samples.JOB_YAML)
+    text = CliRunner().invoke(app, ["rules", "init", str(job)]).stdout
+    document = json.loads(CliRunner().invoke(app, ["rules", "init", str(job), "--json"]).stdout)
+    assert document["rules"] == text
+    assert "images" in document["any"]
+    rules.write_text(text)
+    judged = CliRunner().invoke(app, ["rules", "check", str(rules), str(job), "--dry-run"])
+    assert judged.exit_code == 0, judged.exception
+    assert "DENIED" not in judged.stdout
+
+
+def test_what_a_run_leaves_unchecked_is_what_the_rules_to_start_from_allow():
+    """Or every run under them would be refused."""
+    keys = OwnerKeys(b"seed" * 8)
+    signer = IdBlock(id_keys=frozenset({b"k" * 48}), author_keys=frozenset(), min_guest_svn=0)
+    base = baseline(roots=AmdRoots(), measurements=frozenset({b"m" * 48}), host_data=frozenset({b"h" * 32}))
+    made = starting_rules(JOB, Path("/nonexistent"), settings=load_settings(), keys=keys)
+    assert made.unchecked == set(replace(base, id_block=signer).unchecked)
