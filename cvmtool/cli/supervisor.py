@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that carries out a run in the background. Started by `cvmtool.flows.supervise`, by nobody else.
 
-Zone: cli. Standard input is the descriptor that holds the run; one line on standard output says that nothing is missing. What
-the run does is in its record; standard error is a file beside it, where a bug leaves its traceback.
+Zone: cli. It inherits the descriptor that holds the run; one line on standard output says that nothing is missing. What the run
+does is in its record; standard error is a file beside it, where a bug leaves its traceback.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from cvmtool.flows.supervise import READY, supervise
 _INTERRUPTED = 130
 
 
-def main(job_id: str) -> int:
-    """Carry out the run; return the exit code of `cvmtool train`."""
-    lock = os.dup(0)
-    _to_nowhere(0)
+def main(job_id: str, lock: int) -> int:
+    """Carry out the run that the descriptor `lock` holds; return the exit code of `cvmtool train`."""
+    os.set_inheritable(lock, False)
     interrupt.install()
     settings = load_settings()
 
     def ready() -> None:
         os.write(1, READY)
-        _to_nowhere(1)
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
 
     try:
         supervise(JobDir.inherit(settings.jobs_dir, job_id, lock), settings, ready=ready)
@@ -40,11 +41,5 @@ def main(job_id: str) -> int:
     return 0
 
 
-def _to_nowhere(descriptor: int) -> None:
-    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -63,11 +63,12 @@ def _detach(job: JobDir, recorder: Recorder) -> None:
     try:
         said = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            # Its standard input is the descriptor that holds the run: no moment passes in which nobody does. -P: what lies in
-            # the working directory is no module of ours.
+            # It inherits the descriptor that holds the run: no moment passes in which nobody does. -P: what lies in the
+            # working directory is no module of ours.
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE, job.record.id],
-                stdin=job.lock,
+                [sys.executable, "-P", "-m", _MODULE, job.record.id, str(job.lock)],
+                pass_fds=(job.lock,),
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=said,
                 start_new_session=True,
