@@ -207,12 +207,12 @@ def bundle(
 
 @app.command()
 def replay(
-    case: Annotated[Path, typer.Argument(help="A directory that a refusal was saved in.", metavar="DIR")],
+    case: Annotated[Path, typer.Argument(help="A directory that a decision was saved in.", metavar="DIR")],
     *,
     explain: Explain = False,
     as_json: Json = False,
 ) -> None:
-    """Decide a saved case again, offline, as of its own time. Ends with the refusal's exit code."""
+    """Decide a saved case again, offline, as of its own time. Ends with the exit code of a refusal, or 0."""
     from cvmtool.flows.cases import read_case
 
     saved = read_case(case)
@@ -235,8 +235,10 @@ def replay(
         if not saved.is_same(refusal):
             typer.echo(f"recorded: exit {saved.exit_code}: {printable(saved.message)}", err=True)
         _end(refusal, as_json=as_json)
-    document["same_as_recorded"] = False
+    document["same_as_recorded"] = saved.accepted
     show_verdict(document, guest.checks, None, as_json=as_json)
+    if saved.accepted:
+        return
     accepted = VerificationError(
         f"the case is accepted now; it was refused with exit code {saved.exit_code}: {saved.message}",
         hint="was the case edited, or does this cvmtool decide otherwise than the one that refused?",

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvmtool.cli import tunnel
 from cvmtool.cli.options import Json
 
 if TYPE_CHECKING:
     from cvmtool.flows.jobrecord import JobRecord
     from cvmtool.flows.jobs import JobDir
 
-app = typer.Typer(help="Look at runs, end them, take them up again.", no_args_is_help=True)
+app = typer.Typer(help="Look at runs, reach into them, end them, take them up again.", no_args_is_help=True)
 
 Job = Annotated[
     str, typer.Argument(help="A run's id, the beginning of it, or the job's name (its latest run).", metavar="JOB")
@@ -90,6 +91,8 @@ def show(
                     typer.echo(f"attempt {number}    {attempt['started']}: {ending}; keys released {keys} times")
         elif value is not None:
             typer.echo(f"{key:<12} {printable(str(value))}")
+    if not decisions:
+        typer.echo(f"{'rules':<12} none")
     for decision in decisions:
         word = "allowed" if decision["allowed"] else "DENIED"
         typer.echo(printable(f"{decision['stage']:<12} {word}: {decision['rule']}: {decision['reason']}"))
@@ -210,6 +213,11 @@ def resume(
         emit_schema("jobs-resume", id=found.record.id, folder=str(found.path))
     else:
         typer.echo(f"job {found.record.id} runs in the background: cvmtool jobs attach {found.record.id}", err=True)
+
+
+app.command()(tunnel.tunnel)
+app.command("exec", context_settings={"allow_interspersed_args": False})(tunnel.execute)
+app.command()(tunnel.share)
 
 
 def _as_json(record: JobRecord) -> dict[str, Any]:

@@ -94,24 +94,44 @@ def judge(session: Session, evidence: Evidence, challenge: Challenge[Manifest], 
     Raises:
         FormatError, VerificationError, FreshnessError, AppraisalError: the refusal; its hint names the saved case.
     """
+    return decide(
+        session,
+        evidence,
+        policy=challenge.policy,
+        host_data=challenge.manifest.host_data,
+        cases_dir=challenge.cases_dir,
+        explain=lambda error, case: _explain(error, case, machine),
+    )
+
+
+def decide(
+    session: Session,
+    evidence: Evidence,
+    *,
+    policy: Policy,
+    host_data: bytes,
+    cases_dir: Path,
+    explain: Callable[[CvmError, Path], str | None] = lambda *_: None,
+) -> VerifiedGuest:
+    """Decide, and save the case if the decision is no. `explain`: what to do about it, if there is anything.
+
+    Raises:
+        FormatError, VerificationError, FreshnessError, AppraisalError: the refusal; its hint names the saved case.
+    """
     at = datetime.now(UTC)
     try:
         return session.judge(evidence, at)
     except CvmError as error:
         case = save_case(
-            challenge.cases_dir,
+            cases_dir,
             evidence=evidence,
-            policy=challenge.policy,
+            policy=policy,
             nonce=session.nonce,
-            host_data=challenge.manifest.host_data,
+            host_data=host_data,
             at=at,
             error=error,
         )
-        hints = (
-            error.hint,
-            _explain(error, case, machine),
-            f"decide it again: cvmtool attest replay {case}",
-        )
+        hints = (error.hint, explain(error, case), f"decide it again: cvmtool attest replay {case}")
         error.hint = "; ".join(filter(None, hints))
         raise
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""Refusals kept for later: everything that a decision was made from, so that it can be made again, offline.
+"""Decisions kept for later: everything that one was made from, so that it can be made again, offline.
 
 Zone: flows (owner's machine). Needs no host and no libvirt.
 """
@@ -31,7 +31,7 @@ MAX_FILE = 1 << 20  # bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A refusal and what it was decided from."""
+    """A decision and what it was made from."""
 
     evidence: Evidence
     policy: Policy
@@ -39,8 +39,13 @@ class Case:
     host_data: bytes
     at: datetime
     exit_code: int
-    """Of the refusal as it was recorded."""
+    """Of the refusal as it was recorded; 0: the guest was accepted."""
     message: str
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the guest was."""
+        return self.exit_code == 0
 
     def decide(self) -> VerifiedGuest:
         """Decide again, as of the time of the case.
@@ -63,9 +68,9 @@ def save_case(
     nonce: bytes,
     host_data: bytes,
     at: datetime,
-    error: CvmError,
+    error: CvmError | None,
 ) -> Path:
-    """Write a case; return its directory."""
+    """Write a case; return its directory. `error`: the refusal; None: the guest was accepted."""
     folder = private_dir(private_dir(cases_dir) / f"{at:%Y%m%d-%H%M%S}-{nonce.hex()[:8]}")
     write_atomic(folder / EVIDENCE_FILE, evidence.encode())
     write_atomic(folder / POLICY_FILE, encode_policy(policy).encode("utf-8"))
@@ -74,8 +79,8 @@ def save_case(
         "at": at.isoformat(),
         "nonce": nonce.hex(),
         "host_data": host_data.hex(),
-        "exit_code": error.exit_code,
-        "message": error.message,
+        "exit_code": 0 if error is None else error.exit_code,
+        "message": "accepted" if error is None else error.message,
     }
     write_atomic(folder / CASE_FILE, json.dumps(case, indent=1).encode("utf-8") + b"\n")
     return folder

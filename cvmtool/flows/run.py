@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from cvmtool.config import write_atomic
@@ -32,10 +33,11 @@ from cvmtool.flows.machine import Machine
 from cvmtool.flows.platform import Platform
 from cvmtool.flows.reporter import Stage
 from cvmtool.flows.results import Fetched, Outcome, bring_home, read_outcome
+from cvmtool.flows.service import stand_by
 from cvmtool.flows.volumestates import States, volume_verdict
 from cvmtool.formats.control import ControlError, Op
 from cvmtool.formats.control import Stage as ControlStage
-from cvmtool.formats.job import JobManifest
+from cvmtool.formats.job import JobManifest, Kind
 from cvmtool.formats.release import Secrets
 from cvmtool.formats.wire import to_base64
 from cvmtool.host.channel import AgentChannel, GuestError
@@ -50,6 +52,8 @@ _CAUSES = {
     "stopped": " (its owner stopped it)",
     "runtime": " (it could not be started)",
 }
+_ENDED = frozenset({"stopped", "timeout"})
+"""How a service ends."""
 _GRACE_SECONDS = 300.0
 
 
@@ -122,15 +126,19 @@ class Run:
             note, stage = self._enter(attached)
             with self.timed.stage(Stage.UNLOCK, "releasing the keys"):
                 self._unlock(attached, note, stage)
-            with self.timed.stage(Stage.TRAIN, "training"):
+            with self.timed.stage(Stage.TRAIN, "serving" if self._serves else "training"):
                 self._follow(attached.channel)
             with self.timed.stage(Stage.RESULTS, "fetching results"):
                 result = self._bring_home(attached.channel)
             with suppress(HostError):  # all that matters is at home, and the machine is taken away in any case
                 attached.channel.request(Op.POWEROFF)
                 machine.wait_off()
-        require_success(result)
+        require_success(result, service=self._serves)
         return result
+
+    @property
+    def _serves(self) -> bool:
+        return self.challenge.manifest.kind is Kind.SERVE
 
     def _enter(self, attached: Attached) -> tuple[SessionNote, ControlStage]:
         """Note a session in the record; return it, and how far the guest has come."""
@@ -167,8 +175,18 @@ class Run:
         channel.request(Op.RUN)
         # The guest ends the container at its limit; a guest that says nothing long after that says nothing any more.
         silence = self.challenge.manifest.limits.seconds + _GRACE_SECONDS
+        pieces = channel.stream(Op.LOGS, offset=self.log.begin(), silence_seconds=silence)
         with self.keeper.marking(channel):
-            self.log.follow(channel.stream(Op.LOGS, offset=self.log.begin(), silence_seconds=silence))
+            if self._serves:
+                stand_by(
+                    channel,
+                    self.challenge.manifest,
+                    self.job.record.id,
+                    partial(self.log.follow, pieces),
+                    self.timed.reporter,
+                )
+            else:
+                self.log.follow(pieces)
 
     def _bring_home(self, channel: AgentChannel) -> TrainResult:
         _await_outputs(channel)
@@ -280,8 +298,8 @@ def _check_receipt(subjects: Sequence[object], outcome: Outcome) -> None:
         raise VerificationError("the receipt names other outputs than the guest delivered")
 
 
-def require_success(result: TrainResult) -> None:
-    """Check how the container ended, and that every declared output is there.
+def require_success(result: TrainResult, *, service: bool = False) -> None:
+    """Check how the container ended, and that every declared output is there. A `service` ends well when it is ended.
 
     Raises:
         JobError: it failed, or one is missing.
@@ -289,7 +307,7 @@ def require_success(result: TrainResult) -> None:
     job, outcome = result.job, result.outcome
     job.record.exit_code = outcome.exit_code
     logs = f"cvmtool jobs logs {job.record.id}"
-    if outcome.exit_code != 0:
+    if outcome.exit_code != 0 and not (service and outcome.cause in _ENDED):
         raise JobError(
             f"the container ended with exit code {outcome.exit_code}{_CAUSES.get(outcome.cause, '')}; 0 is required",
             hint=f"its output: {logs}",

@@ -12,6 +12,7 @@ import hashlib
 import os
 import pwd
 import stat
+import xml.etree.ElementTree as ET
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,6 +61,23 @@ def qemu_lives(root: Path, name: str) -> bool:
 def is_held(root: Path) -> bool:
     """Say whether a process has the embedded driver of this root open."""
     return _alive(root / "run/qemu/driver.pid")
+
+
+def port_socket(root: Path, name: str, port: str) -> Path:
+    """Return the socket behind a running domain's port, from what another process's embedded driver keeps of the domain.
+
+    Raises:
+        HostError: there is no such domain, or it has no such port.
+    """
+    try:
+        status = ET.parse(root / f"run/qemu/{name}.xml")  # noqa: S314 - a file of this user's own libvirt
+    except (OSError, ET.ParseError) as error:
+        raise HostError(f"the machine {name} does not run", detail=str(error)) from error
+    for channel in status.iterfind("domain/devices/channel"):
+        target, source = channel.find("target"), channel.find("source")
+        if target is not None and source is not None and target.get("name") == port:
+            return Path(source.get("path", ""))
+    raise HostError(f"the machine {name} has no port {port}")
 
 
 def _alive(path: Path) -> bool:
