@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from cvmtool.data.hashtree import HashTree
@@ -95,9 +96,7 @@ def extract_pack(
                 image = files.enter_context(tempfile.TemporaryFile(dir=target.parent)).fileno()
 
             def take(start: int, plain: memoryview) -> None:
-                written = 0
-                while written < len(plain):
-                    written += os.pwrite(image, plain[written:], start + written)
+                _write_at(image, start, plain)
                 progress(start + len(plain), size)
 
             _decrypt(path, descriptor, passphrase, take)
@@ -112,6 +111,31 @@ def extract_pack(
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
     return in_memory
+
+
+def write_payload(path: Path, descriptor: PackDescriptor, out: Path, *, passphrase: bytes) -> None:
+    """Write the file system that is in the pack `path` to the new file `out` (0600), in clear; nothing stays of another pack's.
+
+    Raises:
+        ConfigError, VerificationError, BuildError: as `extract_pack`.
+    """
+    try:
+        target = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written", detail=str(error)) from error
+    try:
+        _decrypt(path, descriptor, passphrase, partial(_write_at, target))
+    except BaseException:
+        out.unlink()
+        raise
+    finally:
+        os.close(target)
+
+
+def _write_at(file: int, start: int, plain: memoryview) -> None:
+    written = 0
+    while written < len(plain):
+        written += os.pwrite(file, plain[written:], start + written)
 
 
 def _decrypt(path: Path, descriptor: PackDescriptor, passphrase: bytes, take: Take) -> None:

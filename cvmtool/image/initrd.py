@@ -48,6 +48,14 @@ def pack_initrd(tree: Tree, *, init: bytes, programs: tuple[str, ...], modules: 
         return _cpio(out, time=time)
 
 
+def pack_files(files: dict[str, tuple[bytes, int]], *, time: int) -> bytes:
+    """Return a cpio archive of files, path -> (content, mode). Behind another archive it replaces what has their names there."""
+    with Tree() as out:
+        for path, (data, mode) in files.items():
+            out.add_file(path, data, mode=mode)
+        return _cpio(out, time=time)
+
+
 def list_cpio(data: bytes) -> dict[str, str]:
     """Return path -> mode and SHA-256 of every entry of a `newc` archive.
 
