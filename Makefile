@@ -44,11 +44,11 @@ transformer: setup
 
 test:
 	@sh tools/setup.sh --tests
-	$(VENV)/python -m pytest $(T)
+	$(VENV)/python -m pytest -n 2 --dist loadgroup $(T)
 
 unit:
 	@sh tools/setup.sh --tests
-	$(VENV)/python -m pytest tests/unit tests/architecture
+	$(VENV)/python -m pytest -n 2 --dist loadgroup tests/unit tests/architecture
 
 check:
 	$(VENV)/ruff format --check .
@@ -61,8 +61,7 @@ fix:
 
 coverage:
 	@sh tools/setup.sh --tests
-	$(VENV)/coverage run -m pytest -q tests/unit/formats tests/unit/measure tests/unit/owner
-	$(VENV)/coverage report
+	$(VENV)/python -m pytest -q -n 2 --dist loadgroup tests/unit/formats tests/unit/measure tests/unit/owner --cov
 
 fuzz:
 	@sh tools/setup.sh --tests
