@@ -9,6 +9,7 @@ from dataclasses import replace
 from cvmtool.formats.job import Container, JobManifest, Kind, Limits, Network, Output, OutputKind, Resources
 from cvmtool.formats.jobterms import Access, Checkpoint, Destination
 from cvmtool.formats.pack import PackDescriptor, Role
+from cvmtool.formats.parties import Party
 from cvmtool.formats.volume import Volume
 from cvmtool.formats.wire import canonical_json
 
@@ -81,6 +82,18 @@ def ample_manifest(**changes) -> JobManifest:
                 grace_seconds=30,
             ),
             "recipients": ("55" * 32, "66" * 32),
+            **changes,
+        }
+    )
+
+
+def pooled_manifest(**changes) -> JobManifest:
+    """One of several owners: the container is the coordinator's, each input a party's."""
+    return manifest(
+        **{
+            "packs": (pack("container", Role.CONTAINER), pack("clinic"), pack("ward")),
+            "recipients": ("55" * 32, "66" * 32),
+            "parties": (Party(owner_key="77" * 32, packs=("clinic",)), Party(owner_key="88" * 32, packs=("ward",))),
             **changes,
         }
     )

@@ -28,6 +28,7 @@ from cvmtool.formats.jobterms import (
     parse_recipients,
 )
 from cvmtool.formats.pack import NAME, PackDescriptor, Role, parse_pack_descriptor
+from cvmtool.formats.parties import Party, check_pooled, parse_parties
 from cvmtool.formats.wire import (
     JsonObject,
     canonical_json,
@@ -53,7 +54,7 @@ MAX_SECONDS = 1 << 31
 MIN_MEMORY_MIB = 256  # of a machine
 OUTPUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,7}")
 RECEIPT_NAME = "receipt.json"  # stands beside the outputs, so none may have its name
-_TERMS = frozenset({"kind", "destinations", "access", "checkpoint", "recipients"})
+_TERMS = frozenset({"kind", "destinations", "access", "checkpoint", "recipients", "parties"})
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
@@ -93,6 +94,10 @@ class Output:
     name: str
     kind: OutputKind
     max_bytes: int
+
+    def to_json(self) -> JsonObject:
+        """Return the output as a manifest has it."""
+        return {"name": self.name, "kind": self.kind.value, "max_bytes": self.max_bytes}
 
 
 def file_below(directory: Output, path: str) -> Output:
@@ -138,6 +143,10 @@ class Container:
     env: tuple[tuple[str, str], ...]
     workdir: str
 
+    def to_json(self) -> JsonObject:
+        """Return what runs, as a manifest has it."""
+        return asdict(self) | {"args": list(self.args), "env": dict(self.env)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobManifest:
@@ -162,6 +171,8 @@ class JobManifest:
     checkpoint: Checkpoint | None = None
     recipients: tuple[str, ...] = ()
     """Outputs leave the guest sealed to these X25519 keys; none: as they are, through the attested channel."""
+    parties: tuple[Party, ...] = ()
+    """Who else owns packs."""
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
@@ -172,17 +183,9 @@ class JobManifest:
                 "name": self.name,
                 "salt": self.salt,
                 "owner_key": self.owner_key,
-                "container": {
-                    "oci_digest": self.container.oci_digest,
-                    "args": list(self.container.args),
-                    "env": dict(self.container.env),
-                    "workdir": self.container.workdir,
-                },
+                "container": self.container.to_json(),
                 "packs": [pack.to_json() for pack in self.packs],
-                "outputs": [
-                    {"name": output.name, "kind": output.kind.value, "max_bytes": output.max_bytes}
-                    for output in self.outputs
-                ],
+                "outputs": [output.to_json() for output in self.outputs],
                 "resources": self.resources.to_json(),
                 "limits": asdict(self.limits),
                 "network": self.network.value,
@@ -202,6 +205,8 @@ class JobManifest:
             terms["checkpoint"] = self.checkpoint.to_json()
         if self.recipients:
             terms["recipients"] = list(self.recipients)
+        if self.parties:
+            terms["parties"] = [party.to_json() for party in self.parties]
         return terms
 
     @property
@@ -230,6 +235,12 @@ class JobManifest:
             if output.kind is OutputKind.DIRECTORY and name.startswith(f"{output.name}/"):
                 return file_below(output, name) if OUTPUT_NAME.fullmatch(name) else None
         return None
+
+    @property
+    def own_packs(self) -> tuple[PackDescriptor, ...]:
+        """The packs of the manifest's owner: those that no party is named for."""
+        others = {name for party in self.parties for name in party.packs}
+        return tuple(pack for pack in self.packs if pack.name not in others)
 
     @property
     def inputs(self) -> tuple[PackDescriptor, ...]:
@@ -272,7 +283,9 @@ def parse_job_manifest(data: bytes) -> JobManifest:
     packs = tuple(parse_pack_descriptor(_object(item, "pack")) for item in _list(value, "packs", MAX_PACKS))
     if sum(pack.role is Role.CONTAINER for pack in packs) != 1:
         raise FormatError("manifest.packs does not hold exactly one pack of role container")
-    outputs = tuple(_parse_output(_object(item, "output")) for item in _list(value, "outputs", MAX_OUTPUTS))
+    outputs = tuple(
+        read_output(_object(item, "output"), what="manifest.outputs") for item in _list(value, "outputs", MAX_OUTPUTS)
+    )
     require_distinct([pack.name for pack in packs], "manifest.packs")
     require_distinct([pack.root_hash for pack in packs], "manifest.packs")
     require_distinct([output.name for output in outputs], "manifest.outputs")
@@ -283,14 +296,18 @@ def parse_job_manifest(data: bytes) -> JobManifest:
         raise FormatError(f"manifest.network is {value['network'][:32]!r}; 'none' or 'allow' is required") from error
     if (network is Network.ALLOW) != ("destinations" in value):
         raise FormatError(f"manifest.network is {network.value!r}; destinations belong to 'allow', and to it alone")
+    parties = parse_parties(value["parties"]) if "parties" in value else ()
+    resources = parse_resources(typed(value, "resources", dict, what=what))
+    if parties:
+        check_pooled(value, parties, {pack.name for pack in packs})
     return JobManifest(
         name=name,
         salt=value["salt"],
         owner_key=value["owner_key"],
-        container=_parse_container(typed(value, "container", dict, what=what)),
+        container=read_container(typed(value, "container", dict, what=what), what="manifest.container"),
         packs=packs,
         outputs=outputs,
-        resources=parse_resources(typed(value, "resources", dict, what=what)),
+        resources=resources,
         limits=_parse_limits(typed(value, "limits", dict, what=what)),
         network=network,
         kind=_parse_kind(value),
@@ -298,6 +315,7 @@ def parse_job_manifest(data: bytes) -> JobManifest:
         access=parse_access(value["access"]) if "access" in value else NO_ACCESS,
         checkpoint=parse_checkpoint(value["checkpoint"]) if "checkpoint" in value else None,
         recipients=parse_recipients(value["recipients"]) if "recipients" in value else (),
+        parties=parties,
     )
 
 
@@ -329,8 +347,8 @@ def refuse_clash(names: Sequence[str], *, what: str) -> None:
             folder = folder.rpartition("/")[0]
 
 
-def _parse_container(value: JsonObject) -> Container:
-    what = "manifest.container"
+def read_container(value: JsonObject, *, what: str) -> Container:
+    """Read what runs. A FormatError names what is wrong, here and below."""
     members(value, what=what, required={"oci_digest", "args", "env", "workdir"})
     digest = typed(value, "oci_digest", str, what=what)
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
@@ -349,8 +367,8 @@ def _parse_container(value: JsonObject) -> Container:
     return Container(oci_digest=digest, args=args, env=tuple(env), workdir=workdir)
 
 
-def _parse_output(value: JsonObject) -> Output:
-    what = "manifest.outputs"
+def read_output(value: JsonObject, *, what: str) -> Output:
+    """Read what may leave."""
     members(value, what=what, required={"name", "kind", "max_bytes"})
     name = typed(value, "name", str, what=what)
     if not OUTPUT_NAME.fullmatch(name):

@@ -246,7 +246,7 @@ def parse_metadata(value: JsonObject) -> Metadata:
         origin=said.get("origin"),
         handling=said.get("handling"),
         licence=said.get("licence"),
-        created=_moment(value, "created", what=what) if "created" in value else None,
+        created=read_moment(value, "created", what=what) if "created" in value else None,
     )
 
 
@@ -290,7 +290,7 @@ def _step(value: JsonObject) -> Step:
     members(value, what=what, required={"action", "at", "by"}, optional=frozenset({"sources", "pipeline", "counts"}))
     return Step(
         action=_member(value, "action", Action, what=what),
-        at=_moment(value, "at", what=what),
+        at=read_moment(value, "at", what=what),
         by=text(value["by"], what=f"{what}.by"),
         sources=_list(value, "sources", _source, MAX_SOURCES, what=what) if "sources" in value else (),
         pipeline=_digest(value, "pipeline", what=what) if "pipeline" in value else None,
@@ -339,7 +339,12 @@ def _digest(value: JsonObject, key: str, *, what: str) -> str:
     return found
 
 
-def _moment(value: JsonObject, key: str, *, what: str) -> str:
+def read_moment(value: JsonObject, key: str, *, what: str) -> str:
+    """Return `value[key]` if it is a moment as `moment` writes it.
+
+    Raises:
+        FormatError: it is not.
+    """
     found = typed(value, key, str, what=what)
     refusal = FormatError(f"{what}.{key} is {found[:40]!r}; a time such as 2026-01-31T12:00:00Z is required")
     if not _MOMENT.fullmatch(found):

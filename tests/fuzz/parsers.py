@@ -46,7 +46,7 @@ from cvmtool.measure.launch import firmware_seed
 from cvmtool.owner import certificate, crl, floors, jobfile, keystore, launchsign, policyfile, toml, vek
 from cvmtool.owner.der import Der
 from tests import fakes, samples, vectors
-from tests.fuzz import doctor, jobs, machines, packs
+from tests.fuzz import doctor, jobs, machines, packs, pooled
 from tests.fuzz.parser import Parser, each, encode, json_object, seeds, text
 from tests.unit.formats import (
     test_dsse,
@@ -292,6 +292,7 @@ PARSERS: dict[str, Parser] = {
     **jobs.PARSERS,
     **machines.PARSERS,
     **packs.PARSERS,
+    **pooled.PARSERS,
     "formats.certtable.parse_cert_table": Parser(
         certtable.parse_cert_table, seeds(TABLE.encode(), TABLE.encode().ljust(4096, b"\0")), write=encode
     ),
