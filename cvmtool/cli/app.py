@@ -24,6 +24,7 @@ _INTERRUPTED = 130
 COMMANDS = {
     "train": "Train on sealed data inside a confidential VM, and bring the model and a receipt home.",
     "fit": "Say whether a job fits, with numbers, before anything is sealed or started.",
+    "bench": "Say what confidentiality costs a job: its time by phase natively, in a plain VM and in the confidential VM.",
     "doctor": "Say what a host can run, and how to mend what it cannot.",
     "drill": "Attack a dry run in every way we know, and see each attack refused: `drill NAME`, or `drill` for all of them.",
     "image": "Build guest images and training containers, and prove that they can be built again.",

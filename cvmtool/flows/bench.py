@@ -21,6 +21,7 @@ from cvmtool.errors import ConfigError
 from cvmtool.flows.benchnative import run_native
 from cvmtool.flows.benchphases import PHASES, Taken, Watch
 from cvmtool.flows.benchplain import run_plain
+from cvmtool.flows.decisions import Gate
 from cvmtool.flows.platform import Platform
 from cvmtool.flows.prepare import Prepared
 from cvmtool.flows.reporter import Reporter, Stage
@@ -100,9 +101,10 @@ def compare(
     platform: Platform,
     settings: Settings,
     reporter: Reporter,
+    gate: Gate,
     rounds: int = 1,
 ) -> Comparison:
-    """Run a prepared job everywhere, `rounds` times.
+    """Run a prepared job everywhere, `rounds` times. `gate`: the rules of the run as it is meant.
 
     Raises:
         ConfigError: the job is one that cannot be compared.
@@ -120,7 +122,14 @@ def compare(
     def whole() -> Watch:
         clock = _Clock(reporter)
         with tempfile.TemporaryDirectory() as results:
-            train(prepared, platform=platform, settings=settings, reporter=clock, results=Path(results) / "results")
+            train(
+                prepared,
+                platform=platform,
+                settings=settings,
+                reporter=clock,
+                gate=gate,
+                results=Path(results) / "results",
+            )
         emulated[0] = clock.emulated
         return clock.watch()
 

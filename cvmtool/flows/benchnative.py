@@ -34,8 +34,10 @@ _LEAST_TMP_MIB = 16
 _SETUP_SECONDS = 60.0
 _PIECE = 1 << 16
 # $1 root, $2 to $4 MiB of outputs, scratch and memory; then NAME=VALUE and what enters the root and runs the program.
+# Standard input is where it says how far it is: the one descriptor beside the two streams that has a number of one digit.
 _SCRIPT = """
 set -e
+exec 3>&0 </dev/null
 root=$1 outputs=$2 scratch=$3 memory=$4
 shift 4
 mount --bind "$root" "$root"
@@ -102,12 +104,10 @@ def _run(manifest: JobManifest, root: Path) -> Watch:
     with (
         os.fdopen(told, "rb", buffering=0) as words,
         subprocess.Popen(
-            # The script speaks on descriptor 3, whatever number the pipe has here.
-            ["sh", "-c", f'exec "$@" 3>&{tell} {tell}>&-', "sh", *command],
-            stdin=subprocess.DEVNULL,
+            command,
+            stdin=tell,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=[tell],
             env={"PATH": _PATH, "LC_ALL": "C"},
             start_new_session=True,
         ) as process,

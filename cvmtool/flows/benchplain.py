@@ -88,14 +88,15 @@ def _furnish(directory: MachineDir, prepared: Prepared) -> None:
 
 
 def _initrd(prepared: Prepared) -> bytes:
-    """Return the image's initrd with another /init behind it."""
+    """Return the image's initrd with another /init behind it, where the kernel looks for an archive: at a multiple of 4."""
     plain = resources("templates") / "plain"
     files = {
         "init": ((plain / "init").read_bytes(), 0o755),
         "plain.py": ((plain / "plain.py").read_bytes(), 0o644),
         "manifest.json": (prepared.manifest.encode(), 0o644),
     }
-    return prepared.bundle.initrd.read_bytes() + pack_files(files, time=0)
+    own = prepared.bundle.initrd.read_bytes()
+    return own + bytes(-len(own) % 4) + pack_files(files, time=0)
 
 
 def _start(host: Host, directory: MachineDir, prepared: Prepared, name: str, settings: Settings) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvmtool.errors import BuildError
-from cvmtool.image.initrd import list_cpio, pack_initrd
+from cvmtool.image.initrd import list_cpio, pack_files, pack_initrd
 from cvmtool.image.tree import Tree
 from tests.unit.image.parts import make_elf
 
@@ -71,3 +71,17 @@ def test_a_damaged_archive_is_a_list_or_a_build_error(at: int, patch: bytes) -> 
         list_cpio(data[:at] + patch + data[at + len(patch) :])
     except BuildError:
         return
+
+
+def test_files_behind_an_archive_replace_those_in_it(tmp_path) -> None:
+    """As the kernel unpacks it: one archive, then the other, into one tree."""
+    behind = pack_files({"init": (b"#!/bin/busybox sh\n# another\n", 0o755), "plain.py": (b"pass\n", 0o644)}, time=0)
+    assert list_cpio(behind)["init"].startswith("100755 ")
+    assert list_cpio(behind)["plain.py"].startswith("100644 ")
+    if shutil.which("cpio") is None:
+        pytest.skip("cpio is not installed")
+    for part in (archive(), behind):
+        command = ["cpio", "--extract", "--make-directories", "--unconditional", "--quiet", "--nonmatching", "dev/*"]
+        subprocess.run(command, input=part, cwd=tmp_path, check=True)
+    assert (tmp_path / "init").read_text().endswith("# another\n")
+    assert (tmp_path / "modules.order").exists()
