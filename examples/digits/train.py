@@ -39,6 +39,7 @@ def main() -> int:
     print(f"digits: {len(train['labels'])} images to learn from, {len(test['labels'])} held out", flush=True)
     print(f"digits: accuracy before {before:.4f}", flush=True)
     losses = []
+    print(json.dumps({"phase": "compute"}), flush=True)  # for `cvmtool bench`
     for epoch in range(1, arguments.epochs + 1):
         order = rng.permutation(len(train["labels"]))
         losses.append(train_epoch(weights, velocity, train["images"], train["labels"], order, rate=0.05, batch=32))
@@ -46,6 +47,7 @@ def main() -> int:
             now = accuracy(weights, test["images"], test["labels"])
             print(f"digits: epoch {epoch}/{arguments.epochs} loss {losses[-1]:.4f} accuracy {now:.4f}", flush=True)
     after = accuracy(weights, test["images"], test["labels"])
+    print(json.dumps({"phase": "export"}), flush=True)
     save_weights(arguments.outputs / "model.safetensors", weights)
     metrics = {"accuracy_before": before, "accuracy_after": after, "epochs": arguments.epochs, "loss": losses}
     (arguments.outputs / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
