@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cvmtool.formats.control import ControlError, Stage
 from cvmtool.formats.dsse import Envelope
 from cvmtool.formats.job import JobManifest
+from cvmtool.formats.pack import PackDescriptor
 from cvmtool.formats.release import Secrets
 from cvmtool.formats.volume import Epoch
 from cvmtool.formats.wire import JsonObject
@@ -40,8 +41,10 @@ _MIB = 1 << 20
 class Hands:
     """What the job does to the machine; tests give others."""
 
-    open_packs: Callable[[JobManifest, dict[str, bytearray], unlock.Places], dict[str, int]] = unlock.open_packs
-    close_packs: Callable[[JobManifest, unlock.Places], None] = unlock.close_packs
+    open_packs: Callable[[Sequence[PackDescriptor], dict[str, bytearray], unlock.Places], dict[str, int]] = (
+        unlock.open_packs
+    )
+    close_packs: Callable[[Sequence[PackDescriptor], unlock.Places], None] = unlock.close_packs
     find_damage: Callable[[JobManifest, unlock.Places], unlock.Damage | None] = unlock.find_damage
     run_container: Callable[[JobManifest, dict[str, Path], LogBook, Rooms, Ending], Outcome] = run_container
     stop_container: Callable[[Rooms], None] = stop_container
@@ -84,6 +87,7 @@ class Job:
         self._hands = hands or Hands()
         self._changing = threading.Lock()
         self._stage = Stage.CONFIGURED
+        self._open: set[str] = set()
         self._released: Attested | None = None
         self._log: LogBook | None = None
         self._results: _Results | None = None
@@ -92,28 +96,49 @@ class Job:
         self._drawer = self._hands.make_drawer(manifest)
 
     def status(self) -> JsonObject:
-        """Return the stage and, when done, the exit code."""
+        """Return the stage and, when done, the exit code; of a job of several owners also which packs are still closed."""
         results = self._results
-        return {"stage": self._stage.value, "exit_code": results.outcome.exit_code if results else None}
+        status: JsonObject = {
+            "stage": self._stage.value,
+            "exit_code": results.outcome.exit_code if results else None,
+        }
+        return status | ({"closed": [pack.name for pack in self._closed()]} if self._manifest.parties else {})
+
+    @property
+    def unlocked(self) -> bool:
+        """Whether all is open, and nothing runs yet."""
+        return self._stage is Stage.UNLOCKED
 
     def release(self, secrets: Secrets, attested: Attested) -> dict[str, int]:
         """Open every pack, and the checkpoint volume; return milliseconds by name. The receipt shows this session.
 
+        A job of several owners is released by each of them: what is theirs is opened, and the last one's session is shown.
+
         Raises:
-            RefusedError: `order`, or what `unlock.open_packs` and `Drawer.open` say; then all are closed again.
+            RefusedError: `order`, or what `unlock.open_packs` and `Drawer.open` say; then what this call opened is closed again.
         """
         with self._changing:
             self._require(Stage.CONFIGURED)
+            packs = self._closed()
+            if self._manifest.parties:
+                packs = tuple(pack for pack in packs if pack.root_hash in secrets.packs)
+                if not packs:
+                    raise RefusedError(ControlError.PACK_KEY, "the secrets hold no key for a pack that is still closed")
             passphrases = {root: bytearray(passphrase) for root, passphrase in secrets.packs.items()}
-            timings = self._hands.open_packs(self._manifest, passphrases, self._places)
+            timings = self._hands.open_packs(packs, passphrases, self._places)
             try:
                 timings |= self._drawer.open(secrets)
             except RefusedError:
-                self._hands.close_packs(self._manifest, self._places)
+                self._hands.close_packs(packs, self._places)
                 raise
-            self._released = replace(attested, evidence=replace(attested.evidence, cert_table=self._certificates))
-            self._stage = Stage.UNLOCKED
+            self._open.update(pack.name for pack in packs)
+            if not self._closed():
+                self._released = replace(attested, evidence=replace(attested.evidence, cert_table=self._certificates))
+                self._stage = Stage.UNLOCKED
             return timings
+
+    def _closed(self) -> tuple[PackDescriptor, ...]:
+        return tuple(pack for pack in self._manifest.packs if pack.name not in self._open)
 
     def run(self) -> None:
         """Start the container, once.
@@ -212,7 +237,7 @@ class Job:
         """
         self._hands.stop_container(self._rooms)
         self._drawer.close()
-        self._hands.close_packs(self._manifest, self._places)
+        self._hands.close_packs(self._manifest.packs, self._places)
 
     def _work(self, log: LogBook) -> None:
         manifest = self._manifest

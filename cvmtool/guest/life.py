@@ -96,7 +96,7 @@ class Life:
             return {"gpus": [entry.to_json() for entry in evidence]}
 
     def release(self, sealed: bytes) -> dict[str, int]:
-        """Open the sealed secret and with it every pack or volume; return milliseconds by its name.
+        """Open the sealed secret and with it every pack or volume that it is for; return milliseconds by its name.
 
         Raises:
             RefusedError: `order`, `sealed`, `gpu`, or what the packs or volumes say.
@@ -108,7 +108,8 @@ class Life:
             if self._gpus:
                 accept_work()  # the owner seals once the GPUs are verified, too
             timings = role.release(secrets, attested)
-            self._console.say(Word.UNLOCKED)
+            if role.unlocked:
+                self._console.say(Word.UNLOCKED)
             return timings
 
     @property

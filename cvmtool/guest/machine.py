@@ -74,6 +74,11 @@ class Machine:
             ],
         }
 
+    @property
+    def unlocked(self) -> bool:
+        """Whether every volume is open."""
+        return self._stage is Stage.UNLOCKED
+
     def release(self, secrets: Secrets, attested: Attested) -> dict[str, int]:  # noqa: ARG002 - a job keeps the session
         """Open every volume, then grant the shell; return milliseconds by volume name. If one fails, all are closed again.
 

@@ -13,6 +13,7 @@ copy only: what was checked is what is used.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,10 +45,10 @@ class Places:
         return self.packs / pack.name
 
 
-def open_packs(manifest: JobManifest, passphrases: dict[str, bytearray], places: Places) -> dict[str, int]:
-    """Open and mount every pack; return the milliseconds that each took, by its name.
+def open_packs(packs: Sequence[PackDescriptor], passphrases: dict[str, bytearray], places: Places) -> dict[str, int]:
+    """Open and mount every one of these packs; return the milliseconds that each took, by its name.
 
-    `passphrases` (32 bytes each, by root hash) are wiped as they are used. If one pack fails, all are closed again.
+    `passphrases` (32 bytes each, by root hash) are wiped as they are used. If one pack fails, all of these are closed again.
 
     Raises:
         RefusedError: `pack-missing`, `pack-integrity`, `pack-header` or `pack-key`, with the pack's name.
@@ -55,12 +56,12 @@ def open_packs(manifest: JobManifest, passphrases: dict[str, bytearray], places:
     timings = {}
     load_modules()
     try:
-        for pack in manifest.packs:
+        for pack in packs:
             began = time.monotonic_ns()
             _open(pack, passphrases.get(pack.root_hash), places)
             timings[pack.name] = (time.monotonic_ns() - began) // 1_000_000
     except RefusedError:
-        close_packs(manifest, places)
+        close_packs(packs, places)
         raise
     finally:
         for passphrase in passphrases.values():
@@ -73,9 +74,9 @@ def load_modules() -> None:
     run("modprobe", "-a", "-q", *_MODULES)
 
 
-def close_packs(manifest: JobManifest, places: Places) -> None:
-    """Unmount and close what is open, so that the kernel forgets the volume keys."""
-    for pack in reversed(manifest.packs):
+def close_packs(packs: Sequence[PackDescriptor], places: Places) -> None:
+    """Unmount and close what is open of these, so that the kernel forgets the volume keys."""
+    for pack in reversed(packs):
         run("umount", "-l", str(places.mount_point(pack)))
         run("cryptsetup", "close", _crypt_name(pack))
         run("veritysetup", "close", _verity_name(pack))

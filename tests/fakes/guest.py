@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The real guest code on a simulated launch, without a machine: it opens what the owner seals and signs receipts."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cvmtool.formats.channel import Open
 from cvmtool.formats.control import Stream
 from cvmtool.formats.evidence import Evidence, host_data, report_data
 from cvmtool.formats.job import JobManifest
+from cvmtool.formats.pack import PackDescriptor
 from cvmtool.formats.reportmsg import ReportRequest
 from cvmtool.guest.attest import Attested
 from cvmtool.guest.console import Console
@@ -44,7 +46,7 @@ class FakeGuest:
         folder.mkdir(parents=True, exist_ok=True)
         hands = Hands(
             open_packs=self._open,
-            close_packs=lambda _manifest, _places: None,
+            close_packs=lambda _packs, _places: None,
             find_damage=lambda _manifest, _places: None,
             run_container=self._run,
             stop_container=lambda _rooms: None,
@@ -80,9 +82,11 @@ class FakeGuest:
         self._current = Attested(challenge=challenge, evidence=evidence, report_data=bound, host_data=launched)
         return evidence
 
-    def _open(self, _manifest: JobManifest, passphrases: dict[str, bytearray], _places: Places) -> dict[str, int]:
-        self.opened = {root: bytes(passphrase) for root, passphrase in passphrases.items()}
-        return dict.fromkeys(self.opened, 0)
+    def _open(
+        self, packs: Sequence[PackDescriptor], passphrases: dict[str, bytearray], _places: Places
+    ) -> dict[str, int]:
+        self.opened |= {root: bytes(passphrase) for root, passphrase in passphrases.items()}
+        return dict.fromkeys((pack.name for pack in packs), 0)
 
     def _run(self, _manifest, _mounted, log, rooms: Rooms, _ending) -> Outcome:
         log.add(Stream.STDOUT, b"epoch 1\n")

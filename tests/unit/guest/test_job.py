@@ -21,6 +21,8 @@ from cvmtool.formats.control import ControlError, Stage, Stream
 from cvmtool.formats.dsse import pae, parse_envelope
 from cvmtool.formats.evidence import Evidence, host_data, report_data
 from cvmtool.formats.job import OutputKind
+from cvmtool.formats.pack import Role
+from cvmtool.formats.parties import Party
 from cvmtool.formats.receipt import InputDigest, parse_statement
 from cvmtool.formats.release import Secrets, release_info
 from cvmtool.formats.volume import Epoch
@@ -68,13 +70,14 @@ class Guest:
 
     def __init__(self, root):
         self.session = attested()
+        self.asked: list[list[str]] = []
         self.opened, self.did, self.damage, self.refusal = [], [], None, None
         self.go, self.code = threading.Event(), 0
         self.rooms = Rooms(work=root)
         self.rooms.outputs.mkdir()
         hands = Hands(
             open_packs=self.open_packs,
-            close_packs=lambda manifest, places: self.did.append("close"),
+            close_packs=lambda packs, places: self.did.append("close"),
             find_damage=lambda manifest, places: self.damage,
             run_container=self.run_container,
             stop_container=lambda rooms: self.did.append("stop"),
@@ -102,9 +105,10 @@ class Guest:
     def job(self):
         return self.life.job
 
-    def open_packs(self, manifest, passphrases, places):
+    def open_packs(self, packs, passphrases, places):
         if self.refusal:
             raise self.refusal
+        self.asked.append([pack.name for pack in packs])
         self.opened.append({root: bytes(key) for root, key in passphrases.items()})
         return {"tools": 5}
 
@@ -436,3 +440,83 @@ def test_a_running_container_is_reached_as_its_manifest_says(guest):
                 ask()
             assert refused.value.error is ControlError.ACCESS  # this one says: nobody
     guest.finish()
+
+
+POOLED = samples.manifest(
+    packs=(samples.pack(), samples.pack("clinic", Role.INPUT), samples.pack("ward", Role.INPUT)),
+    parties=(Party(owner_key="77" * 32, packs=("clinic",)), Party(owner_key="88" * 32, packs=("ward",))),
+    recipients=("55" * 32,),
+)
+
+
+def key_of(*names):
+    return {pack.root_hash: pack.name.encode().ljust(32) for pack in POOLED.packs if pack.name in names}
+
+
+@pytest.fixture
+def pooled(guest):
+    guest.nonce = iter(range(256))
+    new_session(guest)
+    guest.life.configure(POOLED.encode(), certificates=b"TABLE")
+    return guest
+
+
+def new_session(guest):
+    guest.session = attested(nonce=bytes((next(guest.nonce),)) * 32, data=POOLED.encode())
+    return guest.session
+
+
+def release(guest, *names, secrets=None):
+    sealed = seal(new_session(guest), Secrets(packs=key_of(*names) if secrets is None else secrets).encode())
+    return guest.life.release(sealed)
+
+
+def test_a_job_of_several_owners_is_unlocked_when_each_has_released(pooled):
+    assert pooled.life.status() == {"stage": "configured", "exit_code": None, "closed": ["tools", "clinic", "ward"]}
+    release(pooled, "ward")
+    assert pooled.life.status()["closed"] == ["tools", "clinic"]
+    release(pooled, "clinic")
+    assert pooled.said == ["attested"]
+    assert refused(pooled.job.run) is ControlError.ORDER
+    release(pooled, "tools")
+    assert pooled.life.status() == {"stage": "unlocked", "exit_code": None, "closed": []}
+    assert pooled.said == ["attested", "unlocked"]
+    assert pooled.opened == [key_of("ward"), key_of("clinic"), key_of("tools")]
+    assert pooled.asked == [["ward"], ["clinic"], ["tools"]]
+
+
+def test_the_receipt_of_several_owners_shows_the_session_of_the_last_release(pooled):
+    for name in ("clinic", "ward", "tools"):
+        release(pooled, name)
+    last = pooled.session
+    new_session(pooled)
+    pooled.job.run()
+    pooled.finish()
+    statement = parse_statement(parse_envelope(json.dumps(pooled.job.results()["receipt"]).encode()).payload)
+    assert statement.nonce == last.challenge.nonce
+
+
+def test_no_owner_opens_a_pack_twice_or_one_that_is_not_the_jobs(pooled):
+    release(pooled, "clinic")
+    for secrets in (key_of("clinic"), {"ab" * 32: b"x" * 32}, {}):
+        with pytest.raises(RefusedError) as again:
+            release(pooled, secrets=secrets)
+        assert again.value.error is ControlError.PACK_KEY
+    assert pooled.life.status()["closed"] == ["tools", "ward"]
+
+
+def test_a_pack_that_does_not_open_leaves_those_of_others_open(pooled):
+    release(pooled, "clinic")
+    pooled.refusal = RefusedError(ControlError.PACK_KEY, "another passphrase", pack="ward")
+    assert refused(lambda: release(pooled, "ward")) is ControlError.PACK_KEY
+    assert pooled.life.status()["closed"] == ["tools", "ward"]
+    pooled.refusal = None
+    release(pooled, "ward", "tools")
+    assert pooled.life.status()["stage"] == "unlocked"
+
+
+def test_what_a_party_sealed_for_one_session_opens_in_no_other(pooled):
+    sealed = seal(new_session(pooled), Secrets(packs=key_of("clinic")).encode())
+    new_session(pooled)
+    assert refused(lambda: pooled.life.release(sealed)) is ControlError.SEALED
+    assert pooled.life.status()["closed"] == ["tools", "clinic", "ward"]

@@ -78,7 +78,7 @@ def pack(container):
 
 def open_one(machine, pack, key=KEY):
     passphrases = {pack.root_hash: bytearray(key)}
-    timings = unlock.open_packs(samples.manifest(packs=(pack,)), passphrases, machine.places)
+    timings = unlock.open_packs((pack,), passphrases, machine.places)
     return timings, passphrases
 
 
@@ -141,7 +141,7 @@ def test_program_that_fails(machine, pack, program, error):
     machine.failing[program] = Ended(code=2, output="", complaint="no")
     passphrases = {pack.root_hash: bytearray(KEY)}
     with pytest.raises(RefusedError) as caught:
-        unlock.open_packs(samples.manifest(packs=(pack,)), passphrases, machine.places)
+        unlock.open_packs((pack,), passphrases, machine.places)
     assert (caught.value.error, caught.value.pack, caught.value.detail) == (error, "tools", "no")
     assert passphrases[pack.root_hash] == bytes(32)
     assert machine.calls[-3:] == [
@@ -176,7 +176,7 @@ def test_disk_that_ends_within_the_header(machine, pack, tmp_path):
 def test_pack_without_a_key(machine, pack):
     machine.disk("vdb", pack.serial)
     with pytest.raises(RefusedError) as caught:
-        unlock.open_packs(samples.manifest(packs=(pack,)), {"00" * 32: bytearray(KEY)}, machine.places)
+        unlock.open_packs((pack,), {"00" * 32: bytearray(KEY)}, machine.places)
     assert caught.value.error is ControlError.PACK_KEY
 
 
