@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.dsse import PAYLOAD_TYPE
@@ -166,10 +165,9 @@ def _files(resources: list[object], what: str) -> dict[str, bytes]:
 
 def _path(value: object, what: str) -> str:
     """Return a relative path of plain names, as it is spelled."""
-    path = PurePosixPath(value) if isinstance(value, str) and "\0" not in value else None
-    if path is None or path.is_absolute() or ".." in path.parts or str(path) != value or value == ".":
+    if not isinstance(value, str) or "\0" in value or {"", ".", ".."} & set(value.split("/")):
         raise FormatError(f"{what} names {str(value)[:80]!r}; a path below the model's directory is required")
-    return str(path)
+    return value
 
 
 def _root(digests: Iterable[bytes]) -> bytes:

@@ -1,17 +1,21 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers of what is said of packs, of the rules for them and of how they are scrubbed, each with samples that it accepts."""
+"""Parsers of what is said of packs and models, of the rules for them and of how they are scrubbed, each with its samples."""
 
 from cvmtool.errors import ConfigError
-from cvmtool.formats import packheader, wire
+from cvmtool.formats import modelsig, packheader, wire
 from cvmtool.owner import pipelinefile, scrubfile
-from tests.fuzz.parser import Parser, json_object, seeds, text
-from tests.unit.formats import test_packheader
+from tests.fuzz.parser import Parser, encode, json_object, seeds, text
+from tests.unit.formats import test_modelsig, test_packheader
 from tests.unit.owner import test_pipeline, test_scrubfile
 
 _HEADER = test_packheader.header()
 
 PARSERS: dict[str, Parser] = {
+    "formats.modelsig.parse_bundle": Parser(modelsig.parse_bundle, seeds(test_modelsig.BUNDLE.encode()), write=encode),
+    "formats.modelsig.parse_statement": Parser(
+        modelsig.parse_statement, seeds(test_modelsig.STATEMENT.encode()), write=encode
+    ),
     "formats.packheader.parse_pack_header": Parser(
         packheader.parse_pack_header, lambda: (packheader.encode_header(_HEADER),), write=packheader.encode_header
     ),
