@@ -7,7 +7,9 @@ Zone: cli. They are commands of `cvmtool.cli.jobs`.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import os
+import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.config import Settings
     from cvmtool.flows.reporter import Stage
+    from cvmtool.formats.control import LogRecord
     from cvmtool.owner.invitation import Invitation
 
 Job = Annotated[
@@ -95,25 +98,36 @@ def tunnel(
 
 def execute(
     job: Job,
-    command: Annotated[list[str], typer.Argument(help="What to run, after `--`.", metavar="COMMAND...")],
+    command: Annotated[list[str], typer.Argument(help="What to run, and its arguments.", metavar="COMMAND...")],
+    *,
+    as_json: Json = False,
 ) -> None:
     """Attest a running job's guest and run a command in its container, with the job's rights. The exit status is the command's."""
-    from cvmtool.cli.terminal import standard_ends
+    from cvmtool.cli.render import JsonReporter, emit_schema
+    from cvmtool.errors import ConfigError
     from cvmtool.flows.prepare import load_keys
     from cvmtool.flows.tunnel import run_command
     from cvmtool.flows.visit import visit
 
     invitation, settings, kept_in = _invitation(job, None, None, None)
     if not invitation.manifest.access.exec:
-        from cvmtool.errors import ConfigError
-
         raise ConfigError(
             f"the job {invitation.manifest.name} allows no exec",
             hint="access: {exec: true} in job.yaml; what a job allows is fixed when it starts, and in its receipt",
         )
+    # As with docker exec: all that follows the job is the command's. An option-like first word may be set off by `--`.
     given = tuple(command[1:] if command[0] == "--" else command)
+    show = JsonReporter().log if as_json else _pass_on
     with visit(invitation, load_keys(settings), settings, kept_in=kept_in, stage=_quiet) as visited:
-        status = run_command(visited.channel, given, standard_ends())
+        status = run_command(visited.channel, given, stdin=sys.stdin.fileno(), show=show)
+        if as_json:
+            emit_schema(
+                "jobs-exec",
+                machine=invitation.machine,
+                simulated=visited.guest.simulated,
+                exit_code=status,
+                case=str(visited.case),
+            )
     raise typer.Exit(status)
 
 
@@ -190,6 +204,15 @@ def _address(text: str) -> tuple[str, int]:
 def _quiet(_stage: Stage, _text: str) -> Iterator[None]:
     """Show nothing: standard error is the command's."""
     yield
+
+
+def _pass_on(record: LogRecord) -> None:
+    """Write what a command wrote, byte for byte, to the stream of ours that it is for."""
+    descriptor = sys.stdout.fileno() if record.stream == 1 else sys.stderr.fileno()
+    data = record.data
+    with suppress(BrokenPipeError):  # whoever read it has seen enough; the exit code is still wanted
+        while data:
+            data = data[os.write(descriptor, data) :]
 
 
 def _reporter(*, as_json: bool) -> JsonReporter | TerminalReporter:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""This side of a tunnel and of a command in a job's container: frames on the guest's side, a socket or descriptors on ours.
+"""This side of a tunnel and of a command in a job's container: frames on the guest's side, a socket or a descriptor on ours.
 
 Zone: host. What comes out is the container's.
 Spec: docs/protocol.md section 5.
@@ -13,13 +13,13 @@ import select
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 from cvmtool.errors import CvmError, FormatError
-from cvmtool.formats.control import TUNNEL_PIECE, LogReader, Op, Stream
+from cvmtool.formats.control import TUNNEL_PIECE, LogReader, LogRecord, Op
 from cvmtool.formats.wire import MAX_FRAME, Frame, Kind, natural, parse_canonical_json
 from cvmtool.host.channel import AgentChannel, Conversation
-from cvmtool.host.terminal import Ends
 
 _END = Frame(Kind.END, b"").encode()
 _ABRUPT = struct.pack("ii", 1, 0)  # SO_LINGER: a reset, so that nobody takes a cut for an end
@@ -70,8 +70,14 @@ def _incoming(local: socket.socket, tunnel: Conversation) -> None:
             local.shutdown(socket.SHUT_RD)
 
 
-def run_command(channel: AgentChannel, args: tuple[str, ...], ends: Ends) -> int:
-    """Run a command in the container: its input from, and its output to, this side's descriptors; return its exit code.
+def run_command(channel: AgentChannel, args: tuple[str, ...], *, stdin: int, show: Callable[[LogRecord], None]) -> int:
+    """Run a command in the container and return its exit code.
+
+    Args:
+        channel: to the guest.
+        args: the command.
+        stdin: the descriptor that its input is read from.
+        show: is given its output as it comes, in pieces of at most `TUNNEL_PIECE` bytes.
 
     Raises:
         GuestError: the job does not allow it, or its container does not run.
@@ -79,15 +85,14 @@ def run_command(channel: AgentChannel, args: tuple[str, ...], ends: Ends) -> int
         FormatError: what came back is malformed.
     """
     reader = LogReader()
-    targets = {Stream.STDOUT: ends.stdout, Stream.STDERR: ends.stderr}
     with channel.converse(Op.EXEC, silence_seconds=None) as command:
         command.ask({"args": list(args)})
         over = threading.Event()
-        threading.Thread(target=_feed, args=(ends.stdin, command, over), name="input", daemon=True).start()
+        threading.Thread(target=_feed, args=(stdin, command, over), name="input", daemon=True).start()
         try:
             while (frame := command.read()).kind is Kind.DATA:
                 for record in reader.feed(frame.payload):
-                    _write(targets.get(record.stream, ends.stderr), record.data)
+                    show(record)
         finally:
             over.set()
         if frame.kind is not Kind.JSON:
@@ -107,9 +112,3 @@ def _feed(stdin: int, command: Conversation, over: threading.Event) -> None:
                 command.send(_END)
                 return
             command.send(Frame(Kind.DATA, data).encode())
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    with suppress(BrokenPipeError):
-        while data:
-            data = data[os.write(descriptor, data) :]

@@ -23,7 +23,6 @@ from cvmtool.guest.control import ControlService
 from cvmtool.guest.reach import Reach
 from cvmtool.guest.tunnel import Namespace
 from cvmtool.host.channel import AgentChannel, GuestError
-from cvmtool.host.terminal import Ends
 from cvmtool.host.tunnel import carry, open_tunnel, run_command
 from tests.fakes.guest import OWNER
 from tests.unit.guest import samples
@@ -183,28 +182,24 @@ def test_a_session_that_is_cut_is_no_orderly_end_for_who_uses_the_tunnel(channel
         end.close()
 
 
-class Pipes:
-    """This side's descriptors of a command."""
+def run(channel, *args, given=b""):
+    """Run a command; return its exit code and what it wrote, by stream."""
+    stdin, to = os.pipe()
+    os.write(to, given)
+    os.close(to)
+    written = {Stream.STDOUT: b"", Stream.STDERR: b""}
 
-    def __init__(self, given):
-        stdin, self.to = os.pipe()
-        self.out, stdout = os.pipe()
-        self.err, stderr = os.pipe()
-        os.write(self.to, given)
-        os.close(self.to)
-        self.ends = Ends(stdin=stdin, stdout=stdout, stderr=stderr)
+    def show(record):
+        written[record.stream] += record.data
 
-    def written(self):
-        for descriptor in (self.ends.stdout, self.ends.stderr, self.ends.stdin):
-            os.close(descriptor)
-        with open(self.out, "rb") as out, open(self.err, "rb") as err:  # noqa: PTH123 - descriptors
-            return out.read(), err.read()
+    try:
+        return run_command(channel, args, stdin=stdin, show=show), written
+    finally:
+        os.close(stdin)
 
 
 def test_a_command_gets_its_input_and_gives_its_output_and_exit_code(channel):
-    pipes = Pipes(b"abc")
-    assert run_command(channel, ("tr", "a-z", "A-Z"), pipes.ends) == 3
-    assert pipes.written() == (b"ABC", b"oh\n")
+    assert run(channel, "tr", "a-z", "A-Z", given=b"abc") == (3, {Stream.STDOUT: b"ABC", Stream.STDERR: b"oh\n"})
 
 
 @pytest.mark.parametrize(
@@ -219,18 +214,14 @@ def test_a_command_gets_its_input_and_gives_its_output_and_exit_code(channel):
 )
 def test_what_is_no_end_of_a_command(channel, life, said):
     life.command = lambda args, owner: owner.sendall(json_frame({"ok": True}) + said)
-    pipes = Pipes(b"")
     with pytest.raises(FormatError):
-        run_command(channel, ("id",), pipes.ends)
-    pipes.written()
+        run(channel, "id")
 
 
 def test_a_command_whose_connection_breaks(channel, life):
     life.command = lambda args, owner: owner.sendall(json_frame({"ok": True}))
-    pipes = Pipes(b"")
     with pytest.raises(HostError):
-        run_command(channel, ("id",), pipes.ends)
-    pipes.written()
+        run(channel, "id")
 
 
 def test_a_conversation_of_another_kind_in_a_tunnel(channel, life):
