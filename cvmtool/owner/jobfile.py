@@ -3,7 +3,7 @@
 """job.yaml: what a user writes, read strictly.
 
 Zone: owner. Pure: the text comes in; paths are returned as written.
-An unknown key is an error that names the nearest known one. docs/reference/job.md lists every key.
+An unknown key is an error that names the nearest known one; `cvmtool.owner.jobkeys` has them all.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from cvmtool.formats.job import (
 )
 from cvmtool.formats.jobterms import Access
 from cvmtool.formats.pack import NAME
+from cvmtool.owner.jobkeys import below
 from cvmtool.owner.jobmodel import MODEL, ModelWish, read_model
 from cvmtool.owner.jobneeds import Needs, read_needs
 from cvmtool.owner.jobterms import (
@@ -100,13 +101,10 @@ def parse_job_file(text: str) -> JobFile:
         ConfigError: not YAML, an unknown or missing key, or a value out of range. The message names the key.
     """
     job = Reader(load_yaml(text, "the job file"), "job", page="docs/reference/job.md")
-    job.only(
-        *("name", "image", "container", "command", "workdir", "env", "inputs", "outputs", "resources", "network"),
-        *("limits", "restart", "waive", "kind", "serve", "access", "checkpoint", "recipients", "training", "model"),
-    )
+    job.only(*below())
     name = job.text("name", NAME, "lower-case letters, digits, '.', '_' and '-'")
     container = job.child("container")
-    container.only("image", "digest")
+    container.only(*below("container"))
     kind = read_kind(job)
     network, wishes = read_network(job)
     machine = job.child("resources", default={})
@@ -140,7 +138,7 @@ def parse_job_file(text: str) -> JobFile:
 
 
 def _resources(reader: Reader) -> Resources:
-    reader.only("vcpus", "memory", "cpu", "smt", "gpus", "requires")
+    reader.only(*below("resources"))
     memory = reader.mib("memory", "1GiB")
     if memory < MIN_MEMORY_MIB:
         raise ConfigError(f"resources.memory is {memory} MiB; at least {MIN_MEMORY_MIB} are required")
@@ -153,7 +151,7 @@ def _resources(reader: Reader) -> Resources:
 
 
 def _limits(reader: Reader, resources: Resources) -> Limits:
-    reader.only("memory", "pids", "scratch", "outputs", "log", "time")
+    reader.only(*below("limits"))
     room = resources.memory_mib - _GUEST_MIB
     memory = reader.mib("memory", f"{max(room, 1)}MiB")
     if not 16 <= memory <= room:
@@ -199,7 +197,7 @@ def _outputs(reader: Reader, job: Kind) -> tuple[Output, ...]:
         if not OUTPUT_NAME.fullmatch(name):
             raise ConfigError(f"outputs has the name {name!r}; a relative path of plain names is required")
         entry = reader.child(name)
-        entry.only("kind", "max")
+        entry.only(*below("outputs.NAME"))
         kinds = "|".join(OutputKind)
         kind = OutputKind(entry.text("kind", re.compile(kinds), f"one of {kinds.replace('|', ', ')}"))
         outputs.append(Output(name=name, kind=kind, max_bytes=entry.size("max", MAX_OUTPUT_BYTES)))

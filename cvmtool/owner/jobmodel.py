@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from cvmtool.errors import ConfigError
+from cvmtool.owner.jobkeys import below
 from cvmtool.owner.strictyaml import Reader
 
 MODEL = "model"
@@ -42,6 +43,6 @@ def read_model(job: Reader) -> ModelWish | None:
     if isinstance(job.value[MODEL], str):
         return ModelWish(path=job.text(MODEL, _PATH, "a path"))
     model = job.child(MODEL)
-    model.only("path", "signer")
+    model.only(*below("model"))
     signer = model.text("signer", _PATH, "a path") if "signer" in model.value else None
     return ModelWish(path=model.text("path", _PATH, "a path"), signer=signer)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cvmtool.errors import ConfigError
+from cvmtool.owner.jobkeys import below
 from cvmtool.owner.strictyaml import Reader, in_short
 
 MAX_ACTIVATIONS = 1 << 50  # bytes
@@ -74,7 +75,7 @@ def _features(resources: Reader) -> frozenset[str]:
 
 def _training(job: Reader) -> Training:
     reader = job.child("training")
-    reader.only("trained", "optimizer", "activations")
+    reader.only(*below("training"))
     text = reader.text("trained", _SHARE, "a share such as 100% or 0.5%", "100%")
     share = float(text.removesuffix("%")) / 100
     if share > 1:

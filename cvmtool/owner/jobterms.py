@@ -3,7 +3,7 @@
 """What job.yaml allows beyond running: a service, ways in and out, checkpoints, other readers of the results.
 
 Zone: owner. Pure: names are resolved, and volumes made, by whoever prepares the job.
-Spec: docs/protocol.md section 15; docs/reference/job.md has every key.
+Spec: docs/protocol.md section 15; `cvmtool.owner.jobkeys` has every key.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from cvmtool.formats.jobterms import (
 )
 from cvmtool.formats.volume import MAX_VOLUME, MIN_VOLUME
 from cvmtool.owner.age import parse_recipient
+from cvmtool.owner.jobkeys import below
 from cvmtool.owner.strictyaml import Reader
 
 _PLACE = re.compile(r"(\[(?P<six>[0-9a-f:.]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
@@ -67,7 +68,7 @@ def read_network(job: Reader) -> tuple[Network, tuple[Wish, ...]]:
         job.text("network", re.compile(Network.NONE), "none, or a mapping with allow,", Network.NONE)
         return Network.NONE, ()
     network = job.child("network")
-    network.only("allow", "plaintext")
+    network.only(*below("network"))
     wishes = [_wish(text, tls=True, where="network.allow") for text in network.strings("allow")]
     wishes += [_wish(text, tls=False, where="network.plaintext") for text in network.strings("plaintext")]
     if not 1 <= len(wishes) <= MAX_DESTINATIONS:
@@ -97,11 +98,11 @@ def _wish(text: str, *, tls: bool, where: str) -> Wish:
 def read_access(job: Reader, kind: Kind) -> Access:
     """Return who may reach into the running job. A service's own port is always among its tunnels."""
     access = job.child("access", default={})
-    access.only("exec", "tunnels", "clients")
+    access.only(*below("access"))
     ports = set(_ports(access))
     if kind is Kind.SERVE:
         serve = job.child("serve")
-        serve.only("port")
+        serve.only(*below("serve"))
         serve.require("port")
         ports.add(serve.number("port", 0, 1, MAX_PORT))
     elif "serve" in job.value:
@@ -143,14 +144,15 @@ def read_checkpoint(job: Reader) -> CheckpointWish | None:
     if "checkpoint" not in job.value:
         return None
     wish = job.child("checkpoint")
-    wish.only("size", "every", "grace")
+    wish.only(*below("checkpoint"))
     size = wish.mib("size", f"{MIN_VOLUME >> 20}MiB", most=MAX_VOLUME >> 20) << 20
     if size < MIN_VOLUME:
         raise ConfigError(f"checkpoint.size is {size} bytes; at least {MIN_VOLUME} are required")
-    grace = wish.seconds("grace", "30s")
-    if grace > MAX_GRACE:
-        raise ConfigError(f"checkpoint.grace is {grace} s; at most {MAX_GRACE} are allowed")
-    return CheckpointWish(size=size, every_seconds=wish.seconds("every", "60s"), grace_seconds=grace)
+    return CheckpointWish(
+        size=size,
+        every_seconds=wish.seconds("every", "60s"),
+        grace_seconds=wish.seconds("grace", "30s", most=MAX_GRACE),
+    )
 
 
 def read_recipients(job: Reader) -> tuple[str, ...]:

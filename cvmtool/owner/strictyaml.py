@@ -112,7 +112,7 @@ class Reader:
     def child(self, key: str, default: dict[str, Any] | None = None) -> Reader:
         """Return the mapping at `key`."""
         value = self.require(key) if default is None else self.value.get(key, default)
-        return Reader(value, self.name(key), page=self.page, prefix=f"{self.name(key)}.")
+        return type(self)(value, self.name(key), page=self.page, prefix=f"{self.name(key)}.")
 
     def text(
         self, key: str, pattern: re.Pattern[str] | None = None, expected: str = "a string", default: str | None = None
@@ -160,9 +160,9 @@ class Reader:
             raise ConfigError(f"{self.name(key)} is {self.value[key]!r}; whole MiB are required")
         return size >> 20
 
-    def seconds(self, key: str, default: str) -> int:
-        """Return a time in seconds."""
-        return self._quantity(key, _TIME, _TIME_UNITS, "a time such as 10m", most=MAX_SECONDS, default=default)
+    def seconds(self, key: str, default: str, *, most: int = MAX_SECONDS) -> int:
+        """Return a time in seconds, at most `most`."""
+        return self._quantity(key, _TIME, _TIME_UNITS, "a time such as 10m", most=most, default=default)
 
     def _quantity(
         self,

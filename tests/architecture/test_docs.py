@@ -9,19 +9,25 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cvmtool import errors
 from cvmtool.config import HostSettings, Settings
 from cvmtool.errors import ConfigError
-from cvmtool.formats.job import OutputKind
+from cvmtool.formats.job import MIN_MEMORY_MIB, Kind, OutputKind
 from cvmtool.formats.policybits import PLATFORM_BITS, POLICY_BITS
-from cvmtool.owner.jobfile import parse_job_file
+from cvmtool.owner.jobfile import Restart, parse_job_file
+from cvmtool.owner.jobkeys import KEYS
+from cvmtool.owner.jobneeds import Optimizer
 from cvmtool.owner.policy import OPTIONAL, Policy
 from cvmtool.owner.policyfile import parse_policy
+from tests.architecture.jobpage import END, REQUIRED, START, listen, render_keys, told
 from tests.architecture.manpage import render_man
 from tests.architecture.pages import commands, render_cli
 from tests.architecture.source import MODULES, PACKAGE, ROOT
@@ -191,48 +197,71 @@ def test_errors_are_those_of_the_code():
     assert {int(code) for code, name in rows if not name} == {0, 1, 2, 130}
 
 
-def _known_keys(broken: str) -> set[str]:
-    with pytest.raises(ConfigError) as refused:
-        parse_job_file(broken)
-    assert refused.value.hint.startswith("known keys: ")
-    return set(refused.value.hint.removeprefix("known keys: ").split(", "))
+def _job_examples() -> list[str]:
+    return blocks(page("reference/job.md"), "yaml")
 
 
-def test_job_has_every_key_and_no_other():
-    start = f"name: x\ncontainer: {{image: 'oci:x', digest: 'sha256:{'0' * 64}'"
-    keys = _known_keys("{zzzzqqqq: 1}")
-    keys |= {f"container.{key}" for key in _known_keys("name: x\ncontainer: {zzzzqqqq: 1}\n")}
-    keys |= {f"resources.{key}" for key in _known_keys(f"{start}}}\nresources: {{zzzzqqqq: 1}}\n")}
-    keys |= {
-        f"limits.{key}"
-        for key in _known_keys(f"{start}}}\noutputs: {{a: {{kind: file, max: 1MiB}}}}\nlimits: {{zzzzqqqq: 1}}\n")
+def test_jobs_keys_are_what_the_readers_say(request, monkeypatch):
+    path = REFERENCE / "job.md"
+    before, keys, after = re.split(f"({START}.*?{END})", path.read_text("utf-8"), flags=re.DOTALL)
+    rendered = START + render_keys(listen(monkeypatch, _job_examples())) + END
+    if request.config.getoption("--update-golden"):
+        path.write_text(before + rendered + after, "utf-8")
+        keys = rendered
+    assert keys == rendered, "pytest tests/architecture/test_docs.py --update-golden"
+
+
+def test_every_key_of_a_job_is_read_and_no_other(monkeypatch):
+    heard = listen(monkeypatch, _job_examples())
+    tabled = {key.name for key in KEYS}
+    assert set(heard.calls) <= tabled
+    assert [key.name for key in KEYS if not told(key, heard)[0]] == []
+    parents = {name.rpartition(".")[0] for name in tabled} - {"inputs", "outputs"}
+    assert set(heard.known) == parents
+    assert {f"{parent}.{name}".strip(".") for parent, names in heard.known.items() for name in names} == {
+        name for name in tabled if not name.endswith(".NAME")
     }
-    keys |= {f"outputs.NAME.{key}" for key in _known_keys(f"{start}}}\noutputs: {{a: {{zzzzqqqq: 1}}}}\n")}
-    assert {cell.strip("`") for cell in first_cells(page("reference/job.md"))} == keys
-    for kind in OutputKind:
-        assert f"`{kind}`" in page("reference/job.md")
 
 
-def test_jobs_examples_are_jobs_and_the_defaults_are_those():
-    least, everything = (parse_job_file(text) for text in blocks(page("reference/job.md"), "yaml"))
-    defaults = dict(re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \|", page("reference/job.md"), re.MULTILINE))
-    spelled = {
-        "image": least.image,
-        "network": least.network.value,
-        "resources.vcpus": str(least.resources.vcpus),
-        "resources.memory": f"{least.resources.memory_mib >> 10}GiB",
-        "resources.cpu": least.resources.cpu,
-        "resources.smt": str(least.smt).lower(),
-        "limits.pids": str(least.limits.pids),
-        "limits.scratch": f"{least.limits.scratch_mib}MiB",
-        "limits.outputs": f"{least.limits.outputs_mib}MiB",
-        "limits.log": f"{least.limits.log_mib}MiB",
-        "limits.time": f"{least.limits.seconds // 3600}h",
-        "restart": least.restart.value,
-    }
-    assert defaults == spelled
+def test_a_key_is_required_where_the_page_says_so(monkeypatch):
+    """Each key of the examples is taken out in its turn."""
+    heard = listen(monkeypatch, _job_examples())
+    required = {key.name for key in KEYS if told(key, heard)[1] == REQUIRED}
+    refused, accepted = set(), set()
+    for example in map(yaml.safe_load, _job_examples()):
+        for path in _paths(example):
+            left = deepcopy(example)
+            parent = left
+            for step in path[:-1]:
+                parent = parent[step]
+            del parent[path[-1]]
+            name = heard.name(".".join(path))
+            try:
+                parse_job_file(yaml.safe_dump(left))
+            except ConfigError as error:
+                if "is missing" in error.message:
+                    refused.add(name)
+            else:
+                accepted.add(name)
+    assert refused == required
+    assert accepted.isdisjoint(required - {"outputs"})
+
+
+def _paths(value: object, *above: str) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every key of a mapping in mappings."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield (*above, key)
+            yield from _paths(below, *above, key)
+
+
+def test_jobs_examples_are_jobs_and_the_page_names_every_word():
+    least, everything, service = map(parse_job_file, _job_examples())
+    assert (everything.limits.memory_mib, service.kind) == (3072, Kind.SERVE)
     assert f"all but {least.resources.memory_mib - least.limits.memory_mib} MiB" in page("reference/job.md")
-    assert everything.limits.memory_mib == 3072
+    assert f"at least {MIN_MEMORY_MIB} MiB" in page("reference/job.md")
+    for word in (*OutputKind, *Kind, *Restart, *Optimizer):
+        assert word in page("reference/job.md").split(END)[0]
 
 
 def test_policy_has_every_key_and_every_bit():

@@ -117,7 +117,7 @@ def test_no_guest_has_another_number_of_gpus(written):
 
 
 def test_an_unknown_key_that_is_near_nothing_gets_the_list():
-    assert "known keys: name, image" in refused({"zzzzzz": 1}).hint
+    assert "known keys: name, kind, image" in refused({"zzzzzz": 1}).hint
 
 
 @pytest.mark.parametrize("key", ["name", "container", "outputs"])
