@@ -95,6 +95,7 @@ def _document(comparison: Comparison) -> dict[str, Any]:
         "simulated": comparison.simulated,
         "emulated": comparison.emulated,
         "rounds": comparison.rounds,
+        "spread": comparison.spread,
         "places": places,
         "skipped": comparison.skipped,
         "notes": list(notes(comparison)),

@@ -42,6 +42,8 @@ class Comparison:
     emulated: str | None
     """Why CPUs were emulated; None if they were not."""
     rounds: int
+    spread: float
+    """By how much the longest round of a place was longer than its shortest: 0.5 is half as long again. 0 for one round."""
     taken: tuple[Taken, ...]
     skipped: dict[str, str]
 
@@ -156,9 +158,15 @@ def compare(
         simulated=simulated,
         emulated=emulated[0],
         rounds=rounds,
+        spread=round(max(_spread(found) for found in taken.values() if found), 3),
         taken=tuple(_median(found) for found in taken.values() if found),
         skipped=skipped,
     )
+
+
+def _spread(taken: Sequence[Taken]) -> float:
+    totals = [item.total for item in taken]
+    return max(totals) / min(totals) - 1 if min(totals) > 0 else 0.0
 
 
 def _median(taken: Sequence[Taken]) -> Taken:

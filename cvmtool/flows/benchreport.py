@@ -56,8 +56,13 @@ def notes(comparison: Comparison) -> tuple[str, ...]:
     found += [
         f"{PLAIN} is the same firmware, kernel and container without dm-verity, LUKS, attestation and SSH",
         "sealing is not counted: it happens once for each input, before its first run",
-        f"each figure is the median of {comparison.rounds} rounds"
-        if comparison.rounds > 1
-        else "each figure is of one run",
+        _rounds(comparison),
     ]
     return tuple(found)
+
+
+def _rounds(comparison: Comparison) -> str:
+    if comparison.rounds == 1:
+        return "each figure is of one run; --rounds 3 tells how much runs differ"
+    differ = f"runs in one place differed by up to {comparison.spread:.0%}"
+    return f"each figure is the median of {comparison.rounds} rounds; {differ}: what places differ by less says nothing"

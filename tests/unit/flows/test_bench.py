@@ -66,6 +66,7 @@ def test_a_figure_is_the_median_of_its_rounds(ask):
     assert found.taken[1].seconds["run"] == 5.0
     assert found.taken[2].seconds.keys() == {"start", "load", "compute", "export"}
     assert (found.rounds, found.skipped) == (3, {})
+    assert found.spread == pytest.approx(61.25 / 5.25 - 1, abs=0.001)
     assert found.emulated.startswith("emulating the CPU (TCG)")
 
 

@@ -25,7 +25,15 @@ def comparison(**changes) -> Comparison:
         Taken(where="plain-vm", seconds={"start": 4.0, "load": 10.0, "compute": 20.0, "export": 0.2}),
         Taken(where="dry-run", seconds={"start": 8.0, "load": 12.0, "compute": 20.0, "export": 0.4}),
     )
-    base = {"job": "digits", "simulated": True, "emulated": "emulating", "rounds": 3, "taken": taken, "skipped": {}}
+    base = {
+        "job": "digits",
+        "simulated": True,
+        "emulated": "emulating",
+        "rounds": 3,
+        "spread": 0.25,
+        "taken": taken,
+        "skipped": {},
+    }
     return Comparison(**(base | changes))
 
 
@@ -60,7 +68,9 @@ def test_without_a_plain_vm_there_is_no_ratio():
         ({}, "emulated (TCG)", True),
         ({"emulated": None}, "emulated (TCG)", False),
         ({}, "median of 3 rounds", True),
-        ({"rounds": 1}, "of one run", True),
+        ({}, "differed by up to 25%", True),
+        ({"rounds": 1, "spread": 0.0}, "of one run", True),
+        ({"rounds": 1, "spread": 0.0}, "median", False),
     ],
 )
 def test_what_figures_do_not_say_is_noted_wherever_they_are(changes, words, there):
