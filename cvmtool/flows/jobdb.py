@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ DATABASE_FILE = "jobs.db"
 Document = dict[str, Any]
 """A JSON object."""
 _PATIENCE_SECONDS = 30.0  # while another process writes
+_AGAIN_SECONDS = 0.01
 
 
 def _records(db: sqlite3.Connection, folder: Path) -> None:
@@ -161,16 +163,34 @@ class JobsDatabase:
         try:
             # The files that SQLite puts beside it get its mode.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            with closing(sqlite3.connect(self.path, timeout=_PATIENCE_SECONDS, isolation_level=None)) as db:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = FULL")
-                db.execute("PRAGMA foreign_keys = ON")
-                self._migrate(db)
+            with closing(self._open()) as db:
                 yield db
         except (sqlite3.OperationalError, OSError) as error:
             raise ConfigError(f"the database of runs {self.path} cannot be used", detail=str(error)) from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise self._damaged(error) from error
+
+    def _open(self) -> sqlite3.Connection:
+        """Return a connection to the database as it shall be.
+
+        Whoever makes a new file a WAL reads it and then wants to write, where SQLite does not wait for the others that do the
+        same (it might be for ever) but gives up at once. So this begins again; no work was done yet.
+        """
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            db = sqlite3.connect(self.path, timeout=_PATIENCE_SECONDS, isolation_level=None)
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = FULL")
+                db.execute("PRAGMA foreign_keys = ON")
+                self._migrate(db)
+            except BaseException as error:
+                db.close()
+                if not _is_busy(error) or time.monotonic() > end:
+                    raise
+            else:
+                return db
+            time.sleep(_AGAIN_SECONDS)
 
     def _damaged(self, error: Exception) -> FormatError:
         return FormatError(
@@ -200,6 +220,11 @@ _APPEND = "INSERT INTO {table} SELECT ?, COALESCE(MAX(number) + 1, 0), ?, ? FROM
 
 def _text(document: Mapping[str, object]) -> str:
     return json.dumps(document)
+
+
+def _is_busy(error: BaseException) -> bool:
+    # An extended code has the plain one in its lowest byte.
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _version(db: sqlite3.Connection) -> int:

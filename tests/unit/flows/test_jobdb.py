@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -196,6 +197,17 @@ def test_processes_that_begin_at_once_all_get_their_turn(tmp_path):
         process.stdin.close()
         process.stdout.close()
     assert [found.id for found in JobsDatabase(tmp_path).load()] == [f"digits-{name}" for name in range(4)]
+
+
+def test_a_new_database_that_another_process_begins_to_write_is_waited_for(tmp_path):
+    """SQLite itself gives up at once when it cannot make the file a WAL."""
+    other = sqlite3.connect(tmp_path / DATABASE_FILE, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    over = threading.Timer(0.2, other.close)
+    over.start()
+    JobsDatabase(tmp_path).save(record())
+    over.join()
+    assert len(JobsDatabase(tmp_path).load()) == 1
 
 
 def test_killed_at_any_write_it_is_whole(tmp_path):
