@@ -8,8 +8,6 @@ Spec: docs/protocol.md section 15; `cvmtool.owner.jobkeys` has every key.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import itertools
 import re
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from cvmtool.errors import ConfigError, FormatError
 from cvmtool.formats.job import Kind, Network
 from cvmtool.formats.jobterms import (
     HOST,
-    KEY_SIZE,
     MAX_CLIENTS,
     MAX_DESTINATIONS,
     MAX_GRACE,
@@ -31,10 +28,10 @@ from cvmtool.formats.jobterms import (
 from cvmtool.formats.volume import MAX_VOLUME, MIN_VOLUME
 from cvmtool.owner.age import parse_recipient
 from cvmtool.owner.jobkeys import below
+from cvmtool.owner.sshkey import parse_ssh_key
 from cvmtool.owner.strictyaml import Reader
 
 _PLACE = re.compile(r"(\[(?P<six>[0-9a-f:.]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
-_SSH_ED25519 = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,18 +122,14 @@ def _ports(access: Reader) -> list[int]:
 
 
 def _ssh_key(text: str) -> str:
-    """Return the 32 bytes of a line of `ssh-keygen -t ed25519`'s .pub file, as hex."""
-    words = text.split()
+    """Return the 32 bytes of a client's key, as hex."""
     try:
-        blob = base64.b64decode(words[1], validate=True) if words[:1] == ["ssh-ed25519"] and len(words) > 1 else b""
-    except binascii.Error:
-        blob = b""
-    if len(blob) != len(_SSH_ED25519) + KEY_SIZE or not blob.startswith(_SSH_ED25519):
+        return parse_ssh_key(text).hex()
+    except FormatError as error:
         raise ConfigError(
             f"access.clients has {text[:64]!r}; the line of an Ed25519 SSH public key is required",
             hint="cvmtool key show prints it, or ssh-keygen -t ed25519",
-        )
-    return blob[len(_SSH_ED25519) :].hex()
+        ) from error
 
 
 def read_checkpoint(job: Reader) -> CheckpointWish | None:

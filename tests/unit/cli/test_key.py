@@ -11,6 +11,7 @@ from cvmtool.config import load_settings
 from cvmtool.errors import ConfigError
 from cvmtool.owner.age import parse_recipient
 from cvmtool.owner.keystore import parse_keys
+from cvmtool.owner.sshkey import parse_ssh_key
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,8 @@ def test_it_is_made_once_and_never_shown(home):
     data = load_settings().keystore.read_bytes()
     assert first["public"] == parse_keys(data).public.hex()
     assert parse_recipient(first["recipient"]) == parse_keys(data).recipient
+    assert parse_ssh_key(first["ssh"]) == parse_keys(data).public
+    assert first["ssh"] in show().output
     seed = data.decode().split()[1]
     assert seed not in show().output
     assert seed not in json.dumps(first)
