@@ -49,10 +49,10 @@ class Agent(Guest):
 
     @staticmethod
     def pump(receive, to):
-        with suppress(OSError):
+        with suppress(OSError, EOFError):
             while data := receive(65_536):
                 to.sendall(data)
-        with suppress(OSError):
+        with suppress(OSError, EOFError):
             to.shutdown_write() if isinstance(to, paramiko.Channel) else None
 
 
