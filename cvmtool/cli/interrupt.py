@@ -7,6 +7,7 @@ Zone: cli.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from contextlib import suppress
 PATIENCE_SECONDS = 20.0
 """For so long after the first signal further ones are ignored; then they end even a clean-up, if a host hangs."""
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAID = b"\ncvmtool: removing what was started; a moment\n"
 
 
@@ -49,6 +51,14 @@ class Interruption:
 def install() -> None:
     """Let Ctrl-C, SIGTERM and SIGHUP end the command in order. Whoever started it with one ignored (nohup) has it so."""
     interruption = Interruption()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interruption)
+    atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    # The command is over, and its exit code is decided. Python's own end gives these signals their default action back, which
+    # would kill it and take that code away.
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -3,6 +3,8 @@
 import os
 import pty
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -65,3 +67,27 @@ def test_what_was_ignored_stays_ignored():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+ENDING = """
+import os, sys
+from cvmtool.cli import interrupt
+
+class Late:
+    def __del__(self, write=os.write, read=os.read):
+        write(1, b"ended\\n")  # Python has given the signals back by now
+        read(0, 1)
+
+interrupt.install()
+sys.last = Late()
+sys.exit(130)
+"""
+
+
+def test_a_signal_while_python_ends_takes_no_exit_code_away():
+    with subprocess.Popen([sys.executable, "-c", ENDING], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ended\n"
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process.send_signal(number)
+        process.communicate(b"\n", timeout=30)
+    assert process.returncode == 130
