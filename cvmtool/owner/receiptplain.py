@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from cvmtool.formats.job import Network
-from cvmtool.formats.jobterms import Destination, is_address
+from cvmtool.formats.jobterms import is_address
 from cvmtool.formats.receipt import Statement
 from cvmtool.formats.report import Report, SigningKey
 from cvmtool.owner.plain import NOT_VISIBLE
@@ -121,18 +121,17 @@ def _network(statement: Statement) -> Iterator[str]:
     elif statement.egress is None:
         yield "the container was to have a network, and never ran"
     else:
-        yield "the container could connect to these places and to no other, and nobody could connect to it from outside:"
         for flow in statement.egress.flows:
-            begun = "begun as TLS" if flow.destination.tls else "for which TLS was waived"
+            place = flow.destination
+            rule = "over TLS alone" if place.tls else "for which TLS was waived"
             yield (
-                f"{_place(flow.destination)}: {flow.connections} connections, {begun}, "
-                f"{flow.sent} bytes sent and {flow.received} received"
+                f"the container could connect to {place.host}:{place.port}, {rule}: "
+                f"connections {flow.connections}, bytes sent {flow.sent}, bytes received {flow.received}"
             )
-        yield f"{statement.egress.turned_away} attempts to reach anything else, or otherwise, were turned away"
-
-
-def _place(destination: Destination) -> str:
-    return f"{destination.host}:{destination.port}"
+        yield (
+            "it could connect to no other place, and nobody to it through that network: "
+            f"attempts turned away {statement.egress.turned_away}"
+        )
 
 
 def _owner_or_host(statement: Statement) -> tuple[str, ...]:

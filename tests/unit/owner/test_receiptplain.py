@@ -93,9 +93,9 @@ def test_where_bytes_went_is_said_and_by_whom(receipt):
     assert "had no network" in " ".join(account(receipt.statement, None).said_by_the_guest)
     told = account(replace(receipt.statement, network=Network.ALLOW, egress=EGRESS), None)
     said = " ".join(told.said_by_the_guest)
-    assert "192.0.2.1:8080: 0 connections, for which TLS was waived, 0 bytes sent and 0 received" in said
-    assert "a.example:443: 2 connections, begun as TLS, 1000 bytes sent" in said
-    assert "3 attempts to reach anything else" in said
+    assert "connect to 192.0.2.1:8080, for which TLS was waived: connections 0, bytes sent 0, bytes received 0" in said
+    assert "connect to a.example:443, over TLS alone: connections 2, bytes sent 1000" in said
+    assert "attempts turned away 3" in said
     assert "the owner: that a.example is at 192.0.2.1, 2001:db8::1" in told.said_by_owner_or_host
     assert any("what was in the bytes" in sentence for sentence in told.not_shown)
     never_ran = account(replace(receipt.statement, network=Network.ALLOW), None)
