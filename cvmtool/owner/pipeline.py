@@ -188,7 +188,7 @@ def _judge_input(rules: Rules, stage: Stage, item: InputFacts) -> Iterator[Decis
     yield _one_of(stage, "inputs.sensitivity", f"the sensitivity of {who}", item.sensitivity, rules.sensitivity)
     yield _one_of(stage, "inputs.licences", f"the licence of {who}", said, rules.licences)
     if item.sensitivity in rules.must_be_scrubbed:
-        allowed = None if rules.pipelines is None else f"scrubbed by one of {_listed(rules.pipelines)}"
+        allowed = None if rules.pipelines is None else f"scrubbed by {_choice('one of', rules.pipelines)}"
         yield Decision(
             stage=stage,
             rule="inputs.must_be_scrubbed",
@@ -257,7 +257,7 @@ def _judge_access(rules: Rules, stage: Stage, access: Collection[Access]) -> Dec
         subject="access to the running job",
         allowed=not beyond,
         actual=_listed(access),
-        required=f"of {_listed(rules.access)}",
+        required=_choice("of", rules.access),
     )
 
 
@@ -339,7 +339,7 @@ def _judge_unchecked(rules: Rules, stage: Stage, subject: str, unchecked: Collec
         subject=subject,
         allowed=not beyond,
         actual=_listed(unchecked),
-        required=f"of {_listed(rules.unchecked)}",
+        required=_choice("of", rules.unchecked),
     )
 
 
@@ -350,7 +350,7 @@ def _one_of(stage: Stage, rule: str, subject: str, actual: str, allowed: Collect
         subject=subject,
         allowed=allowed is None or actual in allowed,
         actual=str(actual),
-        required=ANY if allowed is None else f"one of {_listed(allowed)}",
+        required=ANY if allowed is None else _choice("one of", allowed),
     )
 
 
@@ -363,6 +363,10 @@ def _at_most(stage: Stage, rule: str, subject: str, actual: int, most: int | Non
         actual=f"{actual} bytes",
         required=ANY if most is None else f"at most {most} bytes",
     )
+
+
+def _choice(word: str, allowed: Collection[str]) -> str:
+    return f"{word} {_listed(allowed)}" if allowed else "nothing"
 
 
 def _listed(values: Iterable[str]) -> str:
