@@ -34,7 +34,7 @@ from cvmtool.formats.evidence import NONCE_SIZE
 from cvmtool.formats.job import parse_job_manifest
 from cvmtool.formats.jobterms import NO_ACCESS
 from cvmtool.host.channel import AgentChannel
-from cvmtool.host.embedded import embedded_root, is_held, port_socket
+from cvmtool.host.embedded import embedded_dir, embedded_root, is_held, port_socket
 from cvmtool.owner.appraise import VerifiedGuest
 from cvmtool.owner.invitation import Invitation
 from cvmtool.owner.kds import AMD_URL
@@ -105,7 +105,7 @@ def visit(
         stage: marks the part.
 
     Raises:
-        ConfigError: the caller is neither.
+        ConfigError: the caller is neither, or the host's address is none.
         HostError: the host or the guest does not answer, or too many sessions are open.
         FormatError, VerificationError, FreshnessError, AppraisalError: the guest is not trusted; nothing was sent to it.
     """
@@ -155,6 +155,11 @@ def _client_port(invitation: Invitation, settings: Settings) -> Iterator[socket.
     here = settings if settings.host else replace(settings, host=invitation.uri)
     target = here.target()
     root = None if target is None else embedded_root(target.uri)
+    if target and root and root.parent != embedded_dir(os.geteuid()):
+        # libvirt writes below its root: an invitation from elsewhere does not say where on this machine.
+        raise ConfigError(
+            f"host is {target.uri[:200]!r}; a root directory below {embedded_dir(os.geteuid())} is required"
+        )
     with ExitStack() as stack:
         if root is not None and is_held(root):
             # Of the libvirt inside a process no other process gets anything; but a port's socket is a file of this user's.

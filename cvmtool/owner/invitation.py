@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cvmtool.errors import FormatError
+from cvmtool.errors import ConfigError, FormatError
 from cvmtool.formats.job import MAX_MANIFEST, JobManifest, parse_job_manifest
-from cvmtool.formats.wire import canonical_json, members, parse_base64, parse_json, to_base64, typed
+from cvmtool.formats.wire import JsonObject, canonical_json, members, parse_base64, parse_json, to_base64, typed
 from cvmtool.owner.policy import Policy
 from cvmtool.owner.policyfile import encode_policy, parse_policy
 
@@ -49,20 +49,30 @@ def parse_invitation(data: bytes) -> Invitation:
     """Read an invitation.
 
     Raises:
-        FormatError: it is none.
-        ConfigError: its policy cannot be used.
+        FormatError: it is none, or its manifest or policy cannot be used.
     """
     what = "invitation"
     value = parse_json(data, what=what, limit=MAX_INVITATION)
     members(value, what=what, required={"schema", "machine", "uri", "manifest", "policy"})
     if value["schema"] != SCHEMA:
         raise FormatError(f"{what}.schema is {str(value['schema'])[:48]!r}; {SCHEMA!r} is required")
-    machine, uri = (typed(value, key, str, what=what) for key in ("machine", "uri"))
-    if max(len(machine), len(uri)) > _MAX_TEXT:
-        raise FormatError(f"{what} has a name or URI of more than {_MAX_TEXT} characters")
     return Invitation(
-        machine=machine,
-        uri=uri,
+        machine=_text(value, "machine"),
+        uri=_text(value, "uri"),
         manifest=parse_job_manifest(parse_base64(value["manifest"], what=f"{what}.manifest", limit=MAX_MANIFEST)),
-        policy=parse_policy(typed(value, "policy", str, what=what)),
+        policy=_policy(typed(value, "policy", str, what=what)),
     )
+
+
+def _text(value: JsonObject, key: str) -> str:
+    text = typed(value, key, str, what="invitation")
+    if len(text) > _MAX_TEXT:
+        raise FormatError(f"invitation.{key} has {len(text)} characters; at most {_MAX_TEXT} are allowed")
+    return text
+
+
+def _policy(text: str) -> Policy:
+    try:
+        return parse_policy(text)
+    except ConfigError as error:
+        raise FormatError(f"invitation.policy: {error.message}", detail=error.detail) from error

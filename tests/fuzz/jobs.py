@@ -8,11 +8,11 @@ import json
 from collections.abc import Callable
 
 from cvmtool.formats import clienthello, egress, jobterms, wire
-from cvmtool.owner import age
+from cvmtool.owner import age, invitation, sshkey
 from tests import samples
 from tests.fuzz.parser import Parser, json_object, seeds, text
 from tests.unit.formats import test_clienthello, test_egress
-from tests.unit.owner import test_age
+from tests.unit.owner import test_age, test_invitation, test_sshkey
 
 _KEY = "term"
 
@@ -51,5 +51,13 @@ PARSERS = {
         text(age.parse_recipient),
         seeds(test_age.RECIPIENT.encode("ascii")),
         write=lambda key: age.render_recipient(key).encode("ascii"),
+    ),
+    "owner.invitation.parse_invitation": Parser(
+        invitation.parse_invitation, seeds(test_invitation.INVITATION.encode()), write=lambda value: value.encode()
+    ),
+    "owner.sshkey.parse_ssh_key": Parser(
+        text(sshkey.parse_ssh_key),
+        seeds(test_sshkey.LINE.encode("ascii")),
+        write=lambda key: sshkey.render_ssh_key(key).encode("ascii"),
     ),
 }
