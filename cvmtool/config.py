@@ -32,6 +32,7 @@ PROBES_DIR = "probes"  # what running something taught us about this host
 RECORDS_DIR = "machines"  # one file a machine: where it runs
 VMS_DIR = "vms"  # one directory a machine without a job: what it is, its image, what it proved
 VOLUMES_DIR = "volumes"  # one file a volume: where it is, and which of its states is the newest
+GRANTS_DIR = "grants"  # one directory a grant of ours: itself, its nonces, its uses
 LOCKS_DIR = "locks"  # held while something is sent to a host
 SSH_DIR = "ssh"  # for libvirt: ssh with the settings of a host
 LIBVIRT_LOG_FILE = "libvirt.log"
@@ -155,6 +156,11 @@ class Settings:
     def volumes_dir(self) -> Path:
         """One file a volume."""
         return self.state_dir / VOLUMES_DIR
+
+    @property
+    def grants_dir(self) -> Path:
+        """One directory a grant to another owner's jobs."""
+        return self.state_dir / GRANTS_DIR
 
     @property
     def ssh_dir(self) -> Path:

@@ -62,6 +62,12 @@ GpuAddresses = Annotated[
 GpuPolicyFile = Annotated[
     Path | None, typer.Option("--gpu-policy", help="What is acceptable of the GPUs.", metavar="FILE")
 ]
+ExchangeDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--exchange", help="Where the other owners of its packs are met; for jobs with parties.", metavar="DIR"
+    ),
+]
 BootTimeout = Annotated[float, typer.Option("--boot-timeout", help="Seconds that the guest may take to answer.", min=1)]
 
 
@@ -82,6 +88,7 @@ def train(
     hugepages: Hugepages = None,
     gpu: GpuAddresses = None,
     gpu_policy: GpuPolicyFile = None,
+    exchange: ExchangeDir = None,
     boot_timeout: BootTimeout = 300.0,
     as_json: Json = False,
 ) -> None:
@@ -108,6 +115,7 @@ def train(
         key_service=None if offline else kds or AMD_URL,
         rules=() if rules is None else (read_rules(rules),),
         gpu_policy=None if gpu_policy is None else _read_text(gpu_policy),
+        exchange=exchange,
     )
     judged_by = None if policy is None else parse_policy(_read_text(policy))
     gate = plan.gate(settings)
@@ -130,10 +138,12 @@ def _prepared(
     job: Path, plan: Plan, gate: Gate, settings: Settings, reporter: JsonReporter | TerminalReporter
 ) -> Prepared:
     """Seal a job that fits, for its guest image as it is now."""
+    from cvmtool.flows.consents import require_exchange
     from cvmtool.flows.fit import refuse_unfit
     from cvmtool.flows.prepare import prepare, read_job
 
     file, base = read_job(job), job.resolve().parent
+    require_exchange(file, plan.exchange)
     bundle = _bundle(file.image, settings, reporter)
     simulated, results = plan.simulated, plan.results
     refuse_unfit(file, base, bundle, settings=settings, simulated=simulated, reporter=reporter, results=results)

@@ -20,7 +20,7 @@ from cvmtool.config import Settings, private_dir
 from cvmtool.data.oci import OciImage
 from cvmtool.data.pack import TreeSource, make_pack
 from cvmtool.errors import ConfigError, FormatError
-from cvmtool.flows.packfile import is_pack, seal_input
+from cvmtool.flows.packfile import is_pack, seal_input, take_container
 from cvmtool.flows.packs import SealedPack, find_container, find_tree
 from cvmtool.formats.pack import HEADER_SIZE, Role
 from cvmtool.formats.safetensors import read_tensors
@@ -63,14 +63,20 @@ def survey_sources(job: JobFile, base: Path, *, settings: Settings, keys: OwnerK
         FormatError, VerificationError: the container's layout is not what the job pins.
     """
     image = OciImage(job.container_image, job.container_digest, base=base)
-    container = find_container(image, settings=settings, keys=keys) if keys else None
+    parties = job.parties.values()
+    container = None
+    if keys and job.container_pack:
+        container = take_container(base / job.container_pack, image.digest, keys=keys, parties=parties)
+    elif keys:
+        container = find_container(image, settings=settings, keys=keys)
     kept, new, to_seal = ([container], 0, 0) if container else ([], pack_size(image.size), 0)
     weights = Weights()
     for name, source in job.inputs.items():
         path = base / source
         if is_pack(path):
             if keys is not None:
-                kept.append(seal_input(path, name, settings=settings, keys=keys, progress=lambda _done, _all: None))
+                sealed = seal_input(path, name, settings=settings, keys=keys, progress=_silent, parties=parties)
+                kept.append(sealed)
             continue
         files = dict(_files(path))
         size = sum(files.values())
@@ -83,6 +89,10 @@ def survey_sources(job: JobFile, base: Path, *, settings: Settings, keys: OwnerK
             new += pack_size(round(size * packed_share(files)))
             to_seal += size
     return Sources(kept=tuple(kept), new=new, to_seal=to_seal, weights=weights)
+
+
+def _silent(_done: int, _all: int) -> None:
+    """Take what a pack that is sealed already has to say of its progress: nothing."""
 
 
 def pack_size(payload: int) -> int:

@@ -58,6 +58,8 @@ class Plan:
     """The run's own rules."""
     gpu_policy: str | None = None
     """The policy about GPUs as it was written."""
+    exchange: Path | None = None
+    """Where the parties of the job are met."""
 
     def platform(self, settings: Settings) -> Platform:
         """Return what the run's machine runs on.
@@ -93,6 +95,7 @@ def keep_plan(job: JobDir, plan: Plan, prepared: Prepared) -> None:
         "host": plan.host,
         "boot_milliseconds": round(plan.boot_seconds * 1000),
         "key_service": plan.key_service,
+        "exchange": None if plan.exchange is None else str(plan.exchange.absolute()),
         "cpus": list(placement.cpus),
         "numa_node": placement.numa_node,
         "hugepages_kib": placement.hugepages_kib,
@@ -139,7 +142,7 @@ def load_plan(job: JobDir, settings: Settings) -> tuple[Plan, Prepared, Policy]:
 
 def _parse(job: JobDir, value: dict[str, Any]) -> Plan:
     what = PLAN_FILE
-    texts, numbers = ("host", "key_service", "results"), ("numa_node", "hugepages_kib")
+    texts, numbers = ("host", "key_service", "results", "exchange"), ("numa_node", "hugepages_kib")
     members(
         value, what=what, required={"schema", "boot_milliseconds", "cpus", "gpus", "packs", "headers", *texts, *numbers}
     )
@@ -166,6 +169,7 @@ def _parse(job: JobDir, value: dict[str, Any]) -> Plan:
         key_service=value["key_service"],
         rules=kept_rules(job),
         gpu_policy=_text(job, GPU_POLICY_FILE),
+        exchange=None if value["exchange"] is None else Path(value["exchange"]),
     )
 
 

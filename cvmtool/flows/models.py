@@ -7,7 +7,7 @@ Zone: flows (owner's machine).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,8 +112,9 @@ def seal_model(
     keys: OwnerKeys,
     progress: Progress,
     notice: Callable[[str], None],
+    parties: Collection[str] = (),
 ) -> SealedPack:
-    """Check and seal a job's model as the input `model`, or take a pack of one as it is.
+    """Check and seal a job's model as the input `model`, or take a pack of one, ours or of one of the `parties`, as it is.
 
     Raises:
         ConfigError: it is no model, or a pack of something else; or a signer is named for a pack.
@@ -135,7 +136,7 @@ def seal_model(
             f"model.signer is given for the pack {path}; a signature is verified when a model is packed",
             hint="cvmtool data pack DIR --kind model --signer KEY",
         )
-    return seal_input(path, MODEL, settings=settings, keys=keys, progress=progress)
+    return seal_input(path, MODEL, settings=settings, keys=keys, progress=progress, parties=parties)
 
 
 def _read(path: Path, limit: int) -> bytes:

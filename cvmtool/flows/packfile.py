@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from cvmtool.data.opening import extract_pack, reseal_pack
 from cvmtool.data.pack import TarSource, TreeSource, make_pack
 from cvmtool.data.sealed import Progress, verify_pack
 from cvmtool.errors import ConfigError, VerificationError
-from cvmtool.flows.packs import SealedPack, encode_descriptor, read_descriptor, seal_tree, tree_digest
+from cvmtool.flows.packs import CONTAINER, SealedPack, encode_descriptor, read_descriptor, seal_tree, tree_digest
 from cvmtool.formats.pack import PackDescriptor, Role
 from cvmtool.formats.packheader import (
     MAX_HEADER,
@@ -214,20 +214,50 @@ def is_pack(path: Path) -> bool:
         return False  # who seals it says what is wrong
 
 
-def seal_input(path: Path, name: str, *, settings: Settings, keys: OwnerKeys, progress: Progress) -> SealedPack:
+def seal_input(
+    path: Path,
+    name: str,
+    *,
+    settings: Settings,
+    keys: OwnerKeys,
+    progress: Progress,
+    parties: Collection[str] = (),
+) -> SealedPack:
     """Take a pack as the input `name` of a job, as it is; seal a directory or any other file, or find it sealed.
+
+    `parties`: keys (as hex) of other owners who release their packs themselves.
 
     Raises:
         ConfigError: it cannot be read, or is a container's.
-        VerificationError: it is another owner's, whose key this owner cannot release, or not the one described.
+        VerificationError: it is the pack of somebody else, whose key nobody here can release, or not the one described.
     """
     if not is_pack(path):
         return seal_tree(path, name, settings=settings, keys=keys, progress=progress)
-    found = _own(read_pack(path), keys)
+    found = _own(read_pack(path), keys, parties)
     if found.descriptor.role is not Role.INPUT:
         raise ConfigError(f"pack {path} is a {found.descriptor.role.value}; an input is required")
     return SealedPack(
         descriptor=replace(found.descriptor, name=name), path=path.resolve(), reused=True, header=found.header
+    )
+
+
+def take_container(path: Path, digest: str, *, keys: OwnerKeys, parties: Collection[str] = ()) -> SealedPack:
+    """Take a pack as a job's container: who signed its header says that it holds the image with this manifest digest.
+
+    Raises:
+        ConfigError: it cannot be read, or is no container's.
+        VerificationError: it is the pack of somebody else than us and `parties`, or of another image.
+    """
+    found = _own(read_pack(path), keys, parties)
+    content = found.header.content if found.header else None
+    if content is None or content.kind is not ContentKind.CONTAINER:
+        raise ConfigError(
+            f"pack {path} is of no container", hint="cvmtool data pack oci-archive:FILE --digest ... makes one"
+        )
+    if content.digest != digest:
+        raise VerificationError(f"pack {path} is of the image {content.digest}; the job's, {digest}, is required")
+    return SealedPack(
+        descriptor=replace(found.descriptor, name=CONTAINER), path=path.resolve(), reused=True, header=found.header
     )
 
 
@@ -286,12 +316,12 @@ def _open_source(source: Source) -> tuple[TreeSource | TarSource, Content]:
     return TreeSource(path=path), Content(kind=source.kind, digest=f"sha256:{tree_digest(path).hex()}")
 
 
-def _own(pack: PackFile, keys: OwnerKeys) -> PackFile:
-    if pack.header is not None and pack.header.owner_key != keys.public.hex():
+def _own(pack: PackFile, keys: OwnerKeys, others: Collection[str] = ()) -> PackFile:
+    if pack.header is not None and pack.header.owner_key not in {keys.public.hex(), *others}:
         raise VerificationError(
             f"pack {pack.path} is signed by the key {pack.header.owner_key[:16]}...; "
             f"yours, {keys.public.hex()[:16]}..., is required",
-            hint="only the owner who made a pack can open it; cvmtool key show shows your key",
+            hint="only the owner who made a pack can open it; a job takes packs of the owners under its parties:, too",
         )
     return pack
 

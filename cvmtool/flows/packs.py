@@ -24,6 +24,8 @@ from cvmtool.formats.packheader import PackHeader, tree_content
 from cvmtool.formats.wire import lp, parse_json
 from cvmtool.owner.keystore import OwnerKeys
 
+CONTAINER = "container"
+"""What the pack of a job's container is called."""
 PACK_FILE = "pack.img"
 DESCRIPTOR_FILE = "pack.json"
 _LABEL = b"cvmtool/v1/pack-source"
@@ -64,7 +66,7 @@ def seal_container(image: OciImage, *, settings: Settings, keys: OwnerKeys, prog
     source = lp(b"container", image.digest.encode("ascii"))
     return _seal(
         source,
-        "container",
+        CONTAINER,
         role=Role.CONTAINER,
         settings=settings,
         keys=keys,

@@ -20,7 +20,7 @@ from cvmtool.flows.decisions import Gate, Headers, input_headers
 from cvmtool.flows.egress import pin
 from cvmtool.flows.launch import Launch, Site
 from cvmtool.flows.models import seal_model
-from cvmtool.flows.packfile import seal_input
+from cvmtool.flows.packfile import seal_input, take_container
 from cvmtool.flows.packs import SealedPack, seal_container
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.formats.idblock import NAME_BYTES, IdBlock, LaunchIdentity
@@ -35,6 +35,7 @@ from cvmtool.host.domain import Disk
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.jobfile import JobFile, parse_job_file
 from cvmtool.owner.jobmodel import MODEL, ModelWish
+from cvmtool.owner.jobparties import parties_of
 from cvmtool.owner.keystore import OwnerKeys, generate_keys, parse_keys
 from cvmtool.owner.launchsign import sign_launch
 from cvmtool.owner.packsign import refuse_unscrubbed
@@ -169,13 +170,22 @@ def prepare(
     with reporter.stage(Stage.PACK, "sealing inputs"):
         image = OciImage(job.container_image, job.container_digest, base=base)
         reporter.step("container")
-        packs = [seal_container(image, settings=settings, keys=keys, progress=reporter.progress)]
+        packs = [_container(job, image, base, settings=settings, keys=keys, reporter=reporter)]
         for name, source in job.inputs.items():
             reporter.step(name)
             if job.model is not None and name == MODEL:
-                packs.append(_seal_model(job.model, base, settings=settings, keys=keys, reporter=reporter))
+                packs.append(_seal_model(job, job.model, base, settings=settings, keys=keys, reporter=reporter))
             else:
-                packs.append(seal_input(base / source, name, settings=settings, keys=keys, progress=reporter.progress))
+                packs.append(
+                    seal_input(
+                        base / source,
+                        name,
+                        settings=settings,
+                        keys=keys,
+                        progress=reporter.progress,
+                        parties=job.parties.values(),
+                    )
+                )
         for name in refuse_unscrubbed({pack.descriptor.name: pack.header for pack in packs[1:]}, job.waive):
             reporter.notice(f"input {name} is personal and was never scrubbed; the job waives that")
         salt = secrets.token_bytes(32)
@@ -186,7 +196,17 @@ def prepare(
     return prepared
 
 
-def _seal_model(wish: ModelWish, base: Path, *, settings: Settings, keys: OwnerKeys, reporter: Reporter) -> SealedPack:
+def _container(
+    job: JobFile, image: OciImage, base: Path, *, settings: Settings, keys: OwnerKeys, reporter: Reporter
+) -> SealedPack:
+    if job.container_pack is None:
+        return seal_container(image, settings=settings, keys=keys, progress=reporter.progress)
+    return take_container(base / job.container_pack, image.digest, keys=keys, parties=job.parties.values())
+
+
+def _seal_model(
+    job: JobFile, wish: ModelWish, base: Path, *, settings: Settings, keys: OwnerKeys, reporter: Reporter
+) -> SealedPack:
     return seal_model(
         base / wish.path,
         signer=base / wish.signer if wish.signer else None,
@@ -194,6 +214,7 @@ def _seal_model(wish: ModelWish, base: Path, *, settings: Settings, keys: OwnerK
         keys=keys,
         progress=reporter.progress,
         notice=reporter.notice,
+        parties=job.parties.values(),
     )
 
 
@@ -238,6 +259,7 @@ def make_manifest(
         access=job.access,
         checkpoint=_checkpoint(job),
         recipients=job.recipients,
+        parties=parties_of(job.parties, keys.public.hex(), [(pack.descriptor.name, pack.header) for pack in packs]),
     )
     try:
         parse_job_manifest(manifest.encode())  # what the guest would refuse is refused here, before anything starts

@@ -22,6 +22,7 @@ class Stage(StrEnum):
     BUILD = "build"
     FIT = "fit"
     PACK = "pack"
+    CONSENT = "consent"
     START = "start"
     BOOT = "boot"
     ATTEST = "attest"

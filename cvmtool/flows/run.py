@@ -11,8 +11,8 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from cvmtool.config import write_atomic
 from cvmtool.errors import CvmError, FormatError, HostError, JobError, VerificationError
 from cvmtool.flows.attach import Attached, Challenge, attach
 from cvmtool.flows.attempts import SessionNote
+from cvmtool.flows.consents import Consents
 from cvmtool.flows.decisions import Gate
 from cvmtool.flows.gpu import GPU_EVIDENCE_FILE
 from cvmtool.flows.jobdb import Document
@@ -106,6 +107,8 @@ class Run:
     keeper: Keeper
     results: Path
     """Where the outputs go."""
+    consents: Consents | None = None
+    """The other owners of the job's packs, if there are any."""
 
     @property
     def job(self) -> JobDir:
@@ -122,8 +125,11 @@ class Run:
             HostError: the machine or the way to it is lost.
             ConfigError: the results cannot be written.
         """
-        with attach(machine, self.challenge, self.platform, stage=self.timed.stage) as attached:
-            note, stage = self._enter(attached)
+        if self.consents is not None:
+            self._gather(machine, self.consents)
+        stage_of = self.timed.stage if self.consents is None else _unsaid
+        with attach(machine, self.challenge, self.platform, stage=stage_of) as attached:
+            note, stage = self._enter(attached, again=self.consents is not None)
             with self.timed.stage(Stage.UNLOCK, "releasing the keys"):
                 self._unlock(attached, note, stage)
             with self.timed.stage(Stage.TRAIN, "serving" if self._serves else "training"):
@@ -140,8 +146,27 @@ class Run:
     def _serves(self) -> bool:
         return self.challenge.manifest.kind is Kind.SERVE
 
-    def _enter(self, attached: Attached) -> tuple[SessionNote, ControlStage]:
-        """Note a session in the record; return it, and how far the guest has come."""
+    def _gather(self, machine: Machine, consents: Consents) -> None:
+        """Have each party whose packs are closed look at the guest, in a session of its own nonce, and release them."""
+        with attach(machine, self.challenge, self.platform, stage=self.timed.stage) as attached:
+            _, stage = self._enter(attached)
+            if stage is ControlStage.WAITING:
+                configure(attached, self.challenge.manifest)
+            closed = closed_packs(attached.channel)
+        for turn in consents.turns(closed):
+            challenge = replace(self.challenge, new_nonce=partial(_given, turn.nonce))
+            with (
+                self.timed.stage(Stage.UNLOCK, f"{turn.name} releases its keys"),
+                attach(machine, challenge, self.platform, stage=_unsaid) as attached,
+            ):
+                note, _ = self._enter(attached, again=True)
+                sealed = consents.release(turn, attached.evidence)
+                note.released = True
+                self.job.save()  # before they are on their way
+                send_sealed(attached.channel, sealed)
+
+    def _enter(self, attached: Attached, *, again: bool = False) -> tuple[SessionNote, ControlStage]:
+        """Note a session in the record; return it, and how far the guest has come. `again`: its verdict was shown already."""
         self.job.write(EVIDENCE_FILE, attached.evidence.encode())
         self.job.write(VERDICT_FILE, verdict_document(attached))
         sessions = self.job.record.attempts[-1].sessions
@@ -152,7 +177,8 @@ class Run:
         if known and note.boot not in known:
             raise OtherBootError("its host started it again, unasked")
         stage = agent_stage(attached.channel) if known else ControlStage.WAITING
-        self.timed.reporter.verdict(attached.guest)
+        if not again:
+            self.timed.reporter.verdict(attached.guest)
         return note, stage
 
     def _unlock(self, attached: Attached, note: SessionNote, stage: ControlStage) -> None:
@@ -222,6 +248,27 @@ def agent_stage(channel: AgentChannel) -> ControlStage:
         ) from error
 
 
+def closed_packs(channel: AgentChannel) -> tuple[str, ...]:
+    """Ask the guest of a job of several owners which packs nobody has released yet.
+
+    Raises:
+        HostError: the connection broke.
+        FormatError: the answer is malformed.
+    """
+    closed = channel.request(Op.STATUS).get("closed")
+    if not isinstance(closed, list) or not all(isinstance(name, str) for name in closed):
+        raise FormatError("status.closed is no list of packs' names")
+    return tuple(closed)
+
+
+def _given(nonce: bytes, _size: int) -> bytes:
+    return nonce
+
+
+def _unsaid(_stage: Stage, _text: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 def configure(attached: Attached, manifest: JobManifest) -> None:
     """Hand the guest its job, and the certificates that its receipt is to carry so that it verifies offline."""
     certificates = to_base64(attached.evidence.cert_table)
@@ -236,7 +283,7 @@ def release_keys(
     states: States | None = None,
     gpus: VerifiedGpus | None = None,
 ) -> None:
-    """Seal every pack's passphrase to the verified guest, and its `gpus` if it wants any; turn what it finds into a verdict.
+    """Seal the passphrase of every pack of ours to the verified guest, whose `gpus`, if it wants any, are verified too.
 
     `states`: of the job's volume, begun; None if there is none.
 
@@ -245,11 +292,20 @@ def release_keys(
         FreshnessError: the host gave back an earlier state of the volume.
         GuestError: the guest could not open a pack for another reason.
     """
-    packs = {pack.root_hash: keys.pack_passphrase(pack.luks_uuid) for pack in manifest.packs}
+    packs = {pack.root_hash: keys.pack_passphrase(pack.luks_uuid) for pack in manifest.own_packs}
     volumes = states.secrets(keys) if states else {}
     sealed = seal(attached.guest, Secrets(packs=packs, volumes=volumes), manifest=manifest, gpus=gpus)
+    send_sealed(attached.channel, sealed, states=states)
+
+
+def send_sealed(channel: AgentChannel, sealed: bytes, *, states: States | None = None) -> None:
+    """Hand the guest what its owner, or a party, sealed to it; turn what it finds into a verdict.
+
+    Raises:
+        VerificationError, FreshnessError, GuestError: as `release_keys`.
+    """
     try:
-        attached.channel.request(Op.RELEASE, sealed=to_base64(sealed))
+        channel.request(Op.RELEASE, sealed=to_base64(sealed))
     except GuestError as error:
         if states:
             states.refused(error)

@@ -19,6 +19,7 @@ from pathlib import Path
 from cvmtool.config import Settings
 from cvmtool.errors import ConfigError, HostError
 from cvmtool.flows.attempts import MAX_ATTEMPTS
+from cvmtool.flows.consents import require_exchange
 from cvmtool.flows.decisions import Gate
 from cvmtool.flows.hosts import Host, open_host
 from cvmtool.flows.jobevents import Recorder
@@ -96,8 +97,9 @@ def put_on_record(
     """Put a run on record with all that it needs, so that any process can carry it out. This one holds it.
 
     Raises:
-        ConfigError: the results cannot be written where they shall go, or a dry run is asked for GPUs.
+        ConfigError: the results cannot be written where they shall go, a dry run is asked for GPUs, or as `require_exchange`.
     """
+    require_exchange(prepared.file, plan.exchange)
     platform = plan.platform(settings)
     policy = policy or run_policy(prepared, platform)
     job = enlist(prepared, policy, platform, settings=settings, reporter=reporter, results=plan.results)
@@ -126,6 +128,7 @@ def _run(
         reporter=reporter,
         results=plan.results,
         boot_seconds=plan.boot_seconds,
+        exchange=plan.exchange,
     )
 
 

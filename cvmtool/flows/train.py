@@ -21,7 +21,9 @@ from cvmtool.errors import (
 )
 from cvmtool.flows.attach import Challenge
 from cvmtool.flows.attempts import Attempt, now
+from cvmtool.flows.consents import Consents
 from cvmtool.flows.decisions import Gate
+from cvmtool.flows.exchange import exchange_of
 from cvmtool.flows.gpu import refuse_gpus_in_a_dry_run
 from cvmtool.flows.hosts import OpenHost, open_host
 from cvmtool.flows.jobevents import Recorder
@@ -42,6 +44,7 @@ from cvmtool.flows.prepare import Prepared
 from cvmtool.flows.reporter import Reporter, Stage
 from cvmtool.flows.results import check_room
 from cvmtool.flows.run import Run, Timed, TrainResult
+from cvmtool.formats.exchange import PooledJob
 from cvmtool.formats.idblock import P384Key
 from cvmtool.formats.machine import Manifest
 from cvmtool.image.bundle import Bundle
@@ -90,6 +93,7 @@ def train(
     open_host: OpenHost = open_host,
     effort: Effort | None = None,
     gate: Gate | None = None,
+    exchange: Path | None = None,
 ) -> TrainResult:
     """Run a prepared job and bring its results home. Whatever happens, the machine is gone afterwards.
 
@@ -105,8 +109,10 @@ def train(
         open_host: opens the host (a test's hostile one).
         effort: how much is tried when the host fails; None means what the job file says.
         gate: the rules of the run; None means none.
+        exchange: where the parties of the job are met; None if there are none.
 
     Raises:
+        ConsentError: a party refuses (an AppraisalError).
         AppraisalError, VerificationError, FreshnessError: the guest is not trusted; no key was released.
         RulesError: the rules forbid it (an AppraisalError).
         JobError: the container failed, or declared outputs are missing.
@@ -126,6 +132,7 @@ def train(
         results=results,
         boot_seconds=boot_seconds,
         open_host=open_host,
+        exchange=exchange,
     )
 
     def launch() -> Machine:
@@ -146,6 +153,7 @@ def assemble(
     results: Path | None,
     boot_seconds: float = BOOT_SECONDS,
     open_host: OpenHost = open_host,
+    exchange: Path | None = None,
 ) -> Run:
     """Bring together what each session of a run needs. `reporter`: who is told besides the run's record; the rest: as `train`."""
     recorder = Recorder(job.database, job.record.id, reporter)
@@ -163,7 +171,15 @@ def assemble(
         timed=Timed(recorder, job),
         keeper=keeper_of(prepared, settings, open_host),
         results=results or Path("results") / job.record.id,
+        consents=_consents(job, prepared, recorder, exchange),
     )
+
+
+def _consents(job: JobDir, prepared: Prepared, recorder: Recorder, folder: Path | None) -> Consents | None:
+    if folder is None:
+        return None
+    pooled = PooledJob(manifest=prepared.manifest, names=prepared.file.parties)
+    return Consents(exchange=exchange_of(folder, prepared.manifest), pooled=pooled, job=job, step=recorder.step)
 
 
 def begin(
@@ -173,10 +189,14 @@ def begin(
 
     Raises:
         RulesError: the rules forbid it (an AppraisalError).
+        ConsentError: a party refuses (an AppraisalError).
         HostError: the host cannot.
     """
     job = run.job
     run.gate.launch(job, prepared.bundle, run.challenge.policy)
+    if run.consents is not None:
+        with run.timed.stage(Stage.CONSENT, "asking the other owners"):
+            run.consents.ask()
     job.record.attempts.append(Attempt(started=now()))
     with run.timed.stage(Stage.START, "starting the machine"):
         volumes = run.keeper.make(job.record.machine)
@@ -240,6 +260,8 @@ def conduct(run: Run, launch: Callable[[], Machine], effort: Effort, settings: S
     job = run.job
     try:
         with ExitStack() as cleanup:
+            if run.consents is not None:
+                cleanup.callback(run.consents.close)
             lifeline = _lifeline(launch(), effort, run.timed, settings)
             cleanup.callback(lifeline.remove)
             result = lifeline.hold(run.through)

@@ -36,6 +36,7 @@ from cvmtool.formats.pack import NAME
 from cvmtool.owner.jobkeys import below
 from cvmtool.owner.jobmodel import MODEL, ModelWish, read_model
 from cvmtool.owner.jobneeds import Needs, read_needs
+from cvmtool.owner.jobparties import read_parties
 from cvmtool.owner.jobterms import (
     CheckpointWish,
     Wish,
@@ -67,6 +68,8 @@ class JobFile:
     image: str
     container_image: str
     container_digest: str
+    container_pack: str | None
+    """A pack that holds that image's files already: ours, or a party's."""
     command: tuple[str, ...]
     """Empty: the container's own entry point."""
     workdir: str | None
@@ -86,6 +89,8 @@ class JobFile:
     checkpoint: CheckpointWish | None
     recipients: tuple[str, ...]
     """X25519 keys as hex."""
+    parties: Mapping[str, str]
+    """What the coordinator calls each other owner of packs -> its Ed25519 key, as hex."""
     restart: Restart
     waive: tuple[str, ...]
     """Inputs that may be personal and never scrubbed."""
@@ -115,6 +120,7 @@ def parse_job_file(text: str) -> JobFile:
         image=job.text("image", NAME, "the name of a guest image", default="base"),
         container_image=container.text("image"),
         container_digest=container.text("digest", re.compile("sha256:[0-9a-f]{64}"), "sha256: and 64 hex digits"),
+        container_pack=container.text("pack") if "pack" in container.value else None,
         command=job.strings("command"),
         workdir=job.text("workdir", re.compile("/[^\0]*"), "an absolute path") if "workdir" in job.value else None,
         env=_env(job.child("env", default={})),
@@ -130,6 +136,7 @@ def parse_job_file(text: str) -> JobFile:
         access=read_access(job, kind),
         checkpoint=read_checkpoint(job),
         recipients=read_recipients(job),
+        parties=read_parties(job),
         restart=Restart(job.text("restart", re.compile("|".join(Restart)), "never or on-failure", Restart.NEVER)),
         waive=job.strings("waive"),
         needs=read_needs(job, machine),

@@ -34,6 +34,11 @@ KEYS = (
     _key("container", "what runs"),
     _key("container.image", "`oci:DIR[:TAG]` or `oci-archive:FILE[:TAG]`"),
     _key("container.digest", "of the linux/amd64 manifest; `cvmtool image container --pin` writes it"),
+    _key(
+        "container.pack",
+        "a pack with that image's files, ours or a party's, instead of sealing them: who signed it says that they are",
+        default="none",
+    ),
     _key("command", "what is run in it", default="the image's entry point and arguments"),
     _key("workdir", "where it begins", default="the image's"),
     _key("env", "variables; they win over the image's", kind="names to strings", default="none"),
@@ -69,6 +74,15 @@ KEYS = (
         "age's X25519 recipients: outputs leave the guest sealed to them, and `cvmtool unseal` or `age` opens them",
         default="none: outputs come home in clear, through the attested channel",
     ),
+    _key(
+        "parties",
+        "other owners of inputs, each of whom looks at the guest before it opens their packs "
+        "([several-owners.md](../howto/several-owners.md)). Such a job has `recipients`, and no `network`, `access`, `checkpoint` "
+        "or `gpus`",
+        kind="names to keys",
+        default="none",
+    ),
+    _key("parties.NAME", "the `public` key that `cvmtool key show` prints for them", default="none"),
     _key("resources", "the virtual machine; CPU count and model are measured"),
     _key("resources.vcpus", "virtual CPUs"),
     _key("resources.memory", "of the VM; at least 256 MiB"),

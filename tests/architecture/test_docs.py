@@ -216,7 +216,7 @@ def test_every_key_of_a_job_is_read_and_no_other(monkeypatch):
     tabled = {key.name for key in KEYS}
     assert set(heard.calls) <= tabled
     assert [key.name for key in KEYS if not told(key, heard)[0]] == []
-    parents = {name.rpartition(".")[0] for name in tabled} - {"inputs", "outputs"}
+    parents = {name.rpartition(".")[0] for name in tabled} - {"inputs", "outputs", "parties"}
     assert set(heard.known) == parents
     assert {f"{parent}.{name}".strip(".") for parent, names in heard.known.items() for name in names} == {
         name for name in tabled if not name.endswith(".NAME")
@@ -256,7 +256,8 @@ def _paths(value: object, *above: str) -> Iterator[tuple[str, ...]]:
 
 
 def test_jobs_examples_are_jobs_and_the_page_names_every_word():
-    least, everything, service = map(parse_job_file, _job_examples())
+    least, everything, service, pooled = map(parse_job_file, _job_examples())
+    assert pooled.parties
     assert (everything.limits.memory_mib, service.kind) == (3072, Kind.SERVE)
     assert f"all but {least.resources.memory_mib - least.limits.memory_mib} MiB" in page("reference/job.md")
     assert f"at least {MIN_MEMORY_MIB} MiB" in page("reference/job.md")
