@@ -4,7 +4,7 @@ T ?= tests
 N ?= 1000000
 R ?= 10
 
-.PHONY: help setup demo transformer test unit check fix coverage fuzz mutants foreign hardware bench drill soak clean
+.PHONY: help setup demo transformer test unit check fix coverage fuzz mutants foreign presidio hardware bench drill soak clean
 
 help:
 	@echo 'make demo    set up, and train the example in a dry run (SIMULATED / NOT CONFIDENTIAL)'
@@ -18,6 +18,7 @@ help:
 	@echo 'make mutants    which changes of formats and owner do the tests notice (an hour)   M=owner/crl.py for one'
 	@echo 'make hardware   on a host with SEV-SNP: a real training, its measurement, and a launch that firmware refuses'
 	@echo 'make foreign    dry runs before a verifier that is not ours (fetches it and a Go compiler, 450 MB)'
+	@echo 'make presidio   the tests that need Presidio (fetches it, 400 MB)'
 	@echo 'make drill   every attack against a dry run, and the refusal it meets'
 	@echo 'make bench   measured ratios'
 	@echo 'make soak    kill QEMU, libvirtd, cvmtool and SSH at every stage, again and again   R=3 for three rounds'
@@ -80,6 +81,11 @@ foreign:
 	@sh tools/setup.sh --tests
 	@sh tools/foreign.sh
 	CVMTOOL_REQUIRE=foreign $(VENV)/python -m pytest -m foreign tests/foreign
+
+presidio:
+	@sh tools/setup.sh --tests
+	$(VENV)/python -m pip --disable-pip-version-check -q install -e '.[presidio]'
+	$(VENV)/python -m pytest -m presidio tests/unit/data/test_presidio.py
 
 drill: setup
 	$(VENV)/cvmtool drill

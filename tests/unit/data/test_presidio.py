@@ -1,8 +1,7 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
-"""Presidio by its door. It is no dependency of the tests: what needs it is run where `cvmtool[presidio]` is installed."""
+"""Presidio by its door. It brings 400 MB, so what needs it is left out of the ordinary tests: `make presidio` runs it."""
 
-import importlib.util
 import sys
 from collections import Counter
 
@@ -14,9 +13,6 @@ from cvmtool.errors import ConfigError
 from cvmtool.formats.scrubbing import Recogniser
 
 MODEL = "en_blank_for_tests"
-needs_presidio = pytest.mark.skipif(
-    importlib.util.find_spec("presidio_analyzer") is None, reason="cvmtool[presidio] is not installed"
-)
 
 
 def recogniser(*entities, model=MODEL):
@@ -47,19 +43,19 @@ def test_what_would_ask_the_network(entity):
         finders(recogniser(entity))
 
 
-@needs_presidio
+@pytest.mark.presidio
 def test_a_model_that_is_not_installed_is_not_fetched():
     with pytest.raises(ConfigError, match="en_no_such_model is not installed"):
         finders(recogniser("PERSON", model="en_no_such_model"))
 
 
-@needs_presidio
+@pytest.mark.presidio
 def test_an_entity_that_it_does_not_know(model):
     with pytest.raises(ConfigError, match="SHOE_SIZE"):
         finders(recogniser("SHOE_SIZE"))
 
 
-@needs_presidio
+@pytest.mark.presidio
 def test_what_it_finds_is_redacted_with_what_patterns_find(model):
     redactor = Redactor([NAMED["email"]], first=finders(recogniser("IP_ADDRESS", "US_SSN")))
     counts = Counter()
