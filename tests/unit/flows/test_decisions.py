@@ -35,6 +35,8 @@ from cvmtool.owner.policy import IdBlock, baseline
 from tests import samples
 from tests.receipts import Receipt
 from tests.unit.formats import test_packheader
+from tests.unit.owner.test_age import RECIPIENT
+from tests.unit.owner.test_jobterms import KEY as CLIENT_LINE
 from tests.unit.owner.test_pipeline import TEXT
 
 OPEN = f"""
@@ -217,6 +219,33 @@ def test_the_command_judges_a_job_before_it_is_run(tmp_path, monkeypatch):
     refused = check(rules, job)
     assert isinstance(refused.exception, RulesError)
     assert "DENIED  containers" in refused.stdout
+
+
+def test_all_that_a_job_wishes_for_is_judged_before_it_is_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    rules, job = tmp_path / "rules.yaml", tmp_path / "job.yaml"
+    wishes = (
+        "network: {allow: ['a.example:443'], plaintext: ['192.0.2.1:80']}\n"
+        f"access: {{exec: true, tunnels: [8080], clients: ['{CLIENT_LINE}']}}\n"
+        f"recipients: ['{RECIPIENT}']\n"
+    )
+    job.write_text(samples.JOB_YAML + wishes)
+    rules.write_text(TEXT)
+    judged = CliRunner().invoke(app, ["rules", "check", str(rules), str(job), "--json", "--dry-run"])
+    assert isinstance(judged.exception, RulesError)
+    decisions = json.loads(judged.stdout)["decisions"]
+    refused = {item["rule"] for item in decisions if not item["allowed"]}
+    assert refused >= {
+        "destinations",
+        "plaintext",
+        "access",
+        "clients",
+        "outputs.kinds",
+        "outputs.largest",
+        "recipients",
+    }
+    (sort,) = (item for item in decisions if item["rule"] == "outputs.kinds")
+    assert sort["reason"] == "the kind of output model.safetensors is safetensors; required: one of json"
 
 
 def test_rules_to_start_from_are_rules_that_allow_the_job(tmp_path, monkeypatch):
