@@ -67,8 +67,9 @@ def invite(job: JobDir, settings: Settings) -> Invitation:
     machine = load_record(settings.records_dir, record.machine)
     if record.state is not JobState.RUNNING or machine is None:
         state = record.state if record.state is not JobState.RUNNING else "starting"
+        command = "resume" if record.state is JobState.LOST else "show"
         raise ConfigError(
-            f"job {record.id} is {state}; a running one is required", hint=f"cvmtool jobs show {record.id}"
+            f"job {record.id} is {state}; a running one is required", hint=f"cvmtool jobs {command} {record.id}"
         )
     manifest = parse_job_manifest((job.path / MANIFEST_FILE).read_bytes())
     if manifest.access == NO_ACCESS:
@@ -161,8 +162,13 @@ def _client_port(invitation: Invitation, settings: Settings) -> Iterator[socket.
             f"host is {target.uri[:200]!r}; a root directory below {embedded_dir(os.geteuid())} is required"
         )
     with ExitStack() as stack:
-        if root is not None and is_held(root):
+        if root is not None:
             # Of the libvirt inside a process no other process gets anything; but a port's socket is a file of this user's.
+            if not is_held(root):
+                raise HostError(
+                    f"the machine {invitation.machine} is not in the care of any process",
+                    hint="its owner's cvmtool jobs resume goes on with it",
+                )
             yield _connect(root, invitation.machine, stack)
             return
         host = open_host(here)
