@@ -21,6 +21,7 @@ from typing import Self
 from cvmtool.formats.verity import BLOCK, DIGEST, block_digests, levels_above
 
 _AHEAD = 3  # pieces that may wait to be hashed
+_MOST = 4 << 20  # bytes of a piece that is lent
 _PIECE = 1 << 20  # bytes of digests that are copied at once
 
 
@@ -33,6 +34,7 @@ class HashTree:
         self._digests = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the tree
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hash-tree")
         self._waiting: deque[Future[None]] = deque()
+        self._rooms: deque[bytearray] = deque()
 
     def __enter__(self) -> Self:
         """Return the tree."""
@@ -45,13 +47,28 @@ class HashTree:
         self._thread.shutdown(cancel_futures=True)
         self._digests.close()
 
-    def take(self, start: int, data: bytes | bytearray) -> None:
+    def lend(self, size: int) -> memoryview:
+        """Return room for a piece of at most 4 MiB, which is taken before more is lent. It is used again once it is hashed.
+
+        Memory that is new each time is filled with zeros first, page by page: a fifth of the time that sealing takes.
+        """
+        if len(self._rooms) <= _AHEAD:
+            self._rooms.append(bytearray(_MOST))
+        else:  # as many as may wait were taken after the first of them, which is hashed therefore
+            self._rooms.rotate(-1)
+        return memoryview(self._rooms[-1])[:size]
+
+    def take(self, start: int, data: bytes | bytearray | memoryview) -> None:
         """Hash the blocks that stand at `start`; what was said of them before is forgotten."""
-        while len(self._waiting) >= _AHEAD:
-            self._waiting.popleft().result()
+        self._wait(_AHEAD - 1)
         self._waiting.append(self._thread.submit(self._hash, start, data))
 
-    def _hash(self, start: int, data: bytes | bytearray) -> None:
+    def _wait(self, most: int) -> None:
+        """Wait until at most so many pieces are not hashed yet."""
+        while len(self._waiting) > most:
+            self._waiting.popleft().result()
+
+    def _hash(self, start: int, data: bytes | bytearray | memoryview) -> None:
         digests = block_digests(data, self._salt)
         os.pwrite(self._digests.fileno(), digests, start // BLOCK * DIGEST)
 
@@ -76,8 +93,7 @@ class HashTree:
 
     def _hashed(self) -> tuple[int, int]:
         """Return the descriptor and the size of the digests, all of them."""
-        while self._waiting:
-            self._waiting.popleft().result()
+        self._wait(0)
         return self._digests.fileno(), os.fstat(self._digests.fileno()).st_size
 
     def _above(self, source: int, size: int) -> tuple[bytes, list[bytes]]:

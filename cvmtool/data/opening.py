@@ -146,15 +146,15 @@ def _decrypt(path: Path, descriptor: PackDescriptor, passphrase: bytes, take: Ta
             HashTree(path.parent, bytes.fromhex(descriptor.salt)) as tree,
             _cipher(file.fileno(), descriptor, passphrase, tree) as cipher,
         ):
+            room = memoryview(bytearray(PIECE))
             for at in range(HEADER_SIZE, descriptor.hash_offset, PIECE):
-                sealed = bytearray(min(PIECE, descriptor.hash_offset - at))
+                sealed = tree.lend(min(PIECE, descriptor.hash_offset - at))
                 if os.preadv(file.fileno(), [sealed], at) != len(sealed):
                     raise VerificationError(f"pack {path} ends before byte {descriptor.hash_offset}")
-                plain = bytearray(len(sealed))
-                cipher.apply(at - HEADER_SIZE, memoryview(sealed), plain)
+                plain = room[: len(sealed)]
+                cipher.apply(at - HEADER_SIZE, sealed, plain)
                 tree.take(at, sealed)
-                with memoryview(plain) as view:
-                    take(at - HEADER_SIZE, view)
+                take(at - HEADER_SIZE, plain)
             if tree.root().hex() != descriptor.root_hash:
                 raise VerificationError(f"pack {path} has a block that its root hash does not cover as it is")
     except OSError as error:

@@ -177,7 +177,7 @@ def _sealing(
 
     def take(start: int, plain: memoryview) -> None:
         nonlocal most
-        sealed = bytearray(len(plain))
+        sealed = tree.lend(len(plain))
         cipher.apply(start, plain, sealed)
         tree.take(HEADER_SIZE + start, sealed)
         _write_at(descriptor, sealed, HEADER_SIZE + start)
@@ -190,11 +190,10 @@ def _sealing(
         cipher.close()
 
 
-def _write_at(descriptor: int, data: bytearray, start: int) -> None:
+def _write_at(descriptor: int, data: memoryview, start: int) -> None:
     written = 0
-    with memoryview(data) as view:
-        while written < len(view):
-            written += os.pwrite(descriptor, view[written:], start + written)
+    while written < len(data):
+        written += os.pwrite(descriptor, data[written:], start + written)
 
 
 def _volume_key_digest(path: Path) -> str:

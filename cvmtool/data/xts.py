@@ -23,7 +23,7 @@ from cvmtool.formats.pack import BLOCK, VOLUME_KEY_SIZE
 _LIBRARY = "libcrypto.so.3"
 _TWEAK_UNIT = 512  # bytes
 
-Apply = Callable[[int, memoryview, bytearray], None]
+Apply = Callable[[int, memoryview, bytearray | memoryview], None]
 """Gets the offset of some sectors in the payload, the sectors, and where the result goes: as many bytes."""
 
 
@@ -36,7 +36,7 @@ class SectorCipher:
         make = _portable if library is None else partial(_native, library)
         self._apply, self._free = make(bytes(volume_key), encrypt=encrypt)
 
-    def apply(self, start: int, source: memoryview, target: bytearray) -> None:
+    def apply(self, start: int, source: memoryview, target: bytearray | memoryview) -> None:
         """Turn the sectors of `source`, which stand at `start` of the payload, into `target`, of the same size.
 
         Raises:
@@ -56,7 +56,7 @@ def _tweak(offset: int) -> bytes:
 def _portable(key: bytes, *, encrypt: bool) -> tuple[Apply, Callable[[], None]]:
     aes = algorithms.AES(key)
 
-    def apply(start: int, source: memoryview, target: bytearray) -> None:
+    def apply(start: int, source: memoryview, target: bytearray | memoryview) -> None:
         with memoryview(target) as into:
             for at in range(0, len(source), BLOCK):
                 cipher = Cipher(aes, modes.XTS(_tweak(start + at)))
@@ -74,7 +74,7 @@ def _native(library: ctypes.PyDLL, key: bytes, *, encrypt: bool) -> tuple[Apply,
         library.EVP_CIPHER_CTX_free(context)
         raise BuildError("OpenSSL takes no AES-256-XTS key")
 
-    def apply(start: int, source: memoryview, target: bytearray) -> None:
+    def apply(start: int, source: memoryview, target: bytearray | memoryview) -> None:
         size = len(source)
         if len(target) != size or size % BLOCK:
             raise BuildError(f"sealing {size} bytes into {len(target)}; whole sectors, as many, are required")
