@@ -246,7 +246,7 @@ def running_job(settings: Settings, monkeypatch: pytest.MonkeyPatch, *, access: 
         tempfile.TemporaryDirectory(dir="/tmp", prefix="r") as folder,
         http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server,
     ):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         monkeypatch.setattr(Namespace, "connect", lambda _, _port: socket.create_connection(server.server_address))
         monkeypatch.setattr(visit, "embedded_dir", lambda _uid: Path(folder))
         running = RunningJob(Path(folder), settings, access=access)
