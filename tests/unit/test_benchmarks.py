@@ -7,8 +7,10 @@ import shutil
 
 import pytest
 
-from benchmarks import sealing
+from benchmarks import checkpoint, sealing
 from benchmarks.sealing import Taken
+from cvmtool.formats.control import LogRecord, Stream
+from cvmtool.owner.jobfile import parse_job_file
 
 
 def taken(cp: float, luks: float, pack: float, peak: float = 40.0) -> dict[str, Taken]:
@@ -45,3 +47,23 @@ def test_sealing_is_measured(capsys, monkeypatch):
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "cvmtool/bench-sealing/v1"
     assert document["peak_mib"] > 1
+
+
+@pytest.mark.parametrize(("where", "every"), [("memory", None), ("volume", 3600), ("marked", 5)])
+def test_the_checkpoints_job_is_one_and_its_program_a_program(where, every):
+    job = parse_job_file(checkpoint.job_text(where, mib=16, steps=20, every="5s"))
+    assert (job.checkpoint.every_seconds if job.checkpoint else None) == every
+    _, _, program, target, *numbers = job.command
+    compile(program, "program", "exec")
+    assert (target, numbers) == ("/scratch" if where == "memory" else "/checkpoint", ["16", "20"])
+
+
+def test_a_step_s_times_are_found_in_what_the_container_prints():
+    saves = checkpoint.Saves(at={"unlock begun": 1.0, "unlock done": 3.5})
+    for line in (
+        b'begun\n{"step": 1, "compute": 1.0, "sa',
+        b've": 0.1}\n',
+        b'{"step": 2, "compute": 3.0, "save": 0.3}\n',
+    ):
+        saves.log(LogRecord(stream=Stream.STDOUT, microseconds=0, data=line))
+    assert saves.medians() == {"unlock": 2.5, "compute": 2.0, "save": 0.2}
