@@ -32,6 +32,7 @@ COMMANDS = {
     "attest": "Read an attestation report, and decide whether to believe and accept it.",
     "data": "Seal data into packs that only an attested guest opens.",
     "model": "Sign models, and verify who signed them (OpenSSF Model Signing).",
+    "party": "Let a job of other owners use your packs, on your terms.",
     "jobs": "Look at runs, reach into them, end them, take them up again.",
     "host": "Name the hosts that machines run on, and look after what they keep.",
     "vm": "Confidential machines without a job: start, attest, unlock, work in them, stop. And every machine there is.",

@@ -35,8 +35,8 @@ from cvmtool.formats.wire import (
 MAX_ROUNDS = 1_000
 MAX_INVITATION = 2 * MAX_MANIFEST  # bytes
 MAX_ANSWER = MAX_GRANT + 2 * MAX_SECRETS  # bytes
-_INVITATION = "cvmtool/pooled-job/v1"
-_ANSWER = "cvmtool/party-answer/v1"
+_INVITATION = "cvmtool/exchange-job/v1"
+_ANSWER = "cvmtool/exchange-answer/v1"
 _LABEL = b"cvmtool/v1/party-answer"
 
 

@@ -35,7 +35,7 @@ def test_a_pooled_job_is_read_as_it_was_written():
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("schema",), "cvmtool/pooled-job/v2"),
+        (("schema",), "cvmtool/exchange-job/v2"),
         (("manifest",), to_base64(b"{}")),
         (("manifest",), to_base64(manifest().encode())),
         (("names",), {"clinic": "77" * 32}),
@@ -80,7 +80,7 @@ def test_the_signature_covers_everything_but_itself(each):
         (1, ("sealed",), ""),
         (2, ("sealed",), "AAA"),
         (2, ("sealed",), to_base64(bytes(65_537))),
-        (2, ("schema",), "cvmtool/party-answer/v2"),
+        (2, ("schema",), "cvmtool/exchange-answer/v2"),
         (2, ("manifest",), None),
         (2, ("signature",), ""),
     ],
