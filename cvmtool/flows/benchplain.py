@@ -16,7 +16,6 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,6 @@ def _furnish(directory: MachineDir, prepared: Prepared) -> None:
     for pack in prepared.packs:
         passphrase = prepared.keys.pack_passphrase(pack.descriptor.luks_uuid)
         write_payload(pack.path, pack.descriptor, Path(directory.path(pack_file(pack))), passphrase=passphrase)
-        os.chmod(directory.path(pack_file(pack)), 0o644)  # noqa: PTH101 - QEMU may be another user
 
 
 def _initrd(prepared: Prepared) -> bytes:
@@ -109,7 +107,8 @@ def _start(host: Host, directory: MachineDir, prepared: Prepared, name: str, set
     table = kernel_hashes(prepared.bundle.kernel.read_bytes(), initrd, launch.cmdline).table()
     host.files.write(directory.path(HASH_TABLE_FILE), table)
     spec = launch.spec(name, at, emulator=emulator, launch=simulation)
-    host.hypervisor.define(render_domain(replace(spec, keep_owner=host.privileged), resources("templates")))
+    # The copies are this machine's alone: libvirt gives them to QEMU's user, and nobody else can read them.
+    host.hypervisor.define(render_domain(spec, resources("templates")))
     host.hypervisor.start(name)
 
 
