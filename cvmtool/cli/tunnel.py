@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,13 +68,14 @@ def tunnel(
 
     if shared is not None and job is not None and port is None and job.isdecimal():
         port, job = int(job), None  # the one number that is given is the port
-    invitation, settings, kept_in = _invitation(job, shared, policy, host)
+    way = _way(job, shared, policy, host)
+    invitation, settings = way.invitation, way.settings
     inside = _port(port, invitation)
     address, here = _address(listen)
     reporter = _reporter(as_json=as_json)
     try:
         with (
-            visit(invitation, load_keys(settings), settings, kept_in=kept_in, stage=reporter.stage) as visited,
+            visit(invitation, load_keys(settings), settings, kept_in=way.kept_in, stage=reporter.stage) as visited,
             listening(address, here) as listener,
         ):
             reporter.verdict(visited.guest)
@@ -90,7 +94,7 @@ def tunnel(
                 typer.echo(f"http://{f'[{bound}]' if ':' in bound else bound}:{number}")
                 reporter.notice(f"connections there reach port {inside} of {invitation.machine}, until Ctrl-C")
                 reporter.notice(f"what speaks for its guest: cvmtool attest replay {visited.case}")
-            serve(listener, visited.channel, inside, notice=reporter.notice)
+            serve(listener, visited.channel, inside, notice=reporter.notice, is_over=way.is_over)
             reporter.notice(f"the container of {invitation.machine} has ended")
     except KeyboardInterrupt:
         reporter.notice("closed; the job goes on")
@@ -109,7 +113,8 @@ def execute(
     from cvmtool.flows.tunnel import run_command
     from cvmtool.flows.visit import visit
 
-    invitation, settings, kept_in = _invitation(job, None, None, None)
+    way = _way_to(job)
+    invitation, settings = way.invitation, way.settings
     if not invitation.manifest.access.exec:
         raise ConfigError(
             f"the job {invitation.manifest.name} allows no exec",
@@ -118,7 +123,7 @@ def execute(
     # As with docker exec: all that follows the job is the command's. An option-like first word may be set off by `--`.
     given = tuple(command[1:] if command[0] == "--" else command)
     show = JsonReporter().log if as_json else _pass_on
-    with visit(invitation, load_keys(settings), settings, kept_in=kept_in, stage=_quiet) as visited:
+    with visit(invitation, load_keys(settings), settings, kept_in=way.kept_in, stage=_quiet) as visited:
         status = run_command(visited.channel, given, stdin=sys.stdin.fileno(), show=show)
         if as_json:
             emit_schema(
@@ -141,7 +146,7 @@ def share(
     from cvmtool.cli.render import emit_schema
     from cvmtool.config import write_atomic
 
-    invitation, _, _ = _invitation(job, None, None, None)
+    invitation = _way_to(job).invitation
     write_atomic(out, invitation.encode() + b"\n", mode=0o644)
     access = invitation.manifest.access
     if as_json:
@@ -150,32 +155,60 @@ def share(
     typer.echo(f"{out}: for {len(access.clients)} clients: cvmtool jobs tunnel --shared {out}", err=True)
 
 
-def _invitation(
-    job: str | None, shared: Path | None, policy: Path | None, host: str | None
-) -> tuple[Invitation, Settings, Path]:
-    """Return what leads to the job, the settings with its host, and where the session is kept."""
-    from dataclasses import replace
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """All that a session with a running job needs, and what is known here of the job's end."""
 
-    from cvmtool.cli.files import read_file
+    invitation: Invitation
+    settings: Settings
+    kept_in: Path
+    is_over: Callable[[], bool]
+
+
+def _way(job: str | None, shared: Path | None, policy: Path | None, host: str | None) -> _Way:
     from cvmtool.config import load_settings
-    from cvmtool.flows.jobs import load_job
-    from cvmtool.flows.visit import VISITS_DIR, host_of, invite
-    from cvmtool.owner.invitation import MAX_INVITATION, parse_invitation
-    from cvmtool.owner.policyfile import parse_policy
 
-    settings = load_settings(host=host)
     if (job is None) == (shared is None):
         raise typer.BadParameter("a job, or --shared FILE, is required", param_hint="JOB")
     if shared is not None:
-        invitation = parse_invitation(read_file(shared, most=MAX_INVITATION))
-        if policy is not None:
-            text = read_file(policy, most=MAX_INVITATION).decode("utf-8", "replace")
-            invitation = replace(invitation, policy=parse_policy(text))
-        return invitation, settings, settings.state_dir / VISITS_DIR
+        return _shared_way(shared, policy, load_settings(host=host))
     if policy is not None or host is not None:
         raise typer.BadParameter("belongs to --shared; a job's record knows both", param_hint="--policy, --host")
-    found = load_job(settings.jobs_dir, str(job))
-    return invite(found, settings), host_of(found, settings), found.path / VISITS_DIR
+    return _way_to(str(job))
+
+
+def _way_to(job: str) -> _Way:
+    from cvmtool.config import load_settings
+    from cvmtool.flows.jobs import load_job
+    from cvmtool.flows.tunnel import comes_to_its_end
+    from cvmtool.flows.visit import VISITS_DIR, host_of, invite
+
+    settings = load_settings()
+    found = load_job(settings.jobs_dir, job)
+    return _Way(
+        invitation=invite(found, settings),
+        settings=host_of(found, settings),
+        kept_in=found.path / VISITS_DIR,
+        is_over=partial(comes_to_its_end, found),
+    )
+
+
+def _shared_way(file: Path, policy: Path | None, settings: Settings) -> _Way:
+    from cvmtool.cli.files import read_file
+    from cvmtool.flows.visit import VISITS_DIR
+    from cvmtool.owner.invitation import MAX_INVITATION, parse_invitation
+    from cvmtool.owner.policyfile import parse_policy
+
+    invitation = parse_invitation(read_file(file, most=MAX_INVITATION))
+    if policy is not None:
+        text = read_file(policy, most=MAX_INVITATION).decode("utf-8", "replace")
+        invitation = replace(invitation, policy=parse_policy(text))
+    return _Way(
+        invitation=invitation,
+        settings=settings,
+        kept_in=settings.state_dir / VISITS_DIR,
+        is_over=lambda: False,  # its owner alone knows
+    )
 
 
 def _port(port: int | None, invitation: Invitation) -> int:

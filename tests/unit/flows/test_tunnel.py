@@ -11,8 +11,10 @@ import pytest
 from cvmtool.config import load_settings
 from cvmtool.errors import ConfigError, HostError
 from cvmtool.flows import tunnel
+from cvmtool.flows.jobrecord import JobState
+from cvmtool.flows.jobs import load_job
 from cvmtool.flows.prepare import load_keys
-from cvmtool.flows.tunnel import await_port, listen, serve
+from cvmtool.flows.tunnel import await_port, comes_to_its_end, listen, serve
 from cvmtool.flows.visit import invite, visit
 from cvmtool.formats.control import Stage
 from cvmtool.formats.jobterms import Access
@@ -41,6 +43,7 @@ class Served:
     """A tunnel that is served in a thread of its own."""
 
     def __init__(self, channel):
+        self.over = False
         self.notices = []
         self.raised = None
         self._listening = listen("127.0.0.1", 0)
@@ -51,7 +54,7 @@ class Served:
 
     def _serve(self, channel):
         try:
-            serve(self.listener, channel, PORT, notice=self.notices.append)
+            serve(self.listener, channel, PORT, notice=self.notices.append, is_over=lambda: self.over)
         except HostError as error:
             self.raised = error
 
@@ -86,6 +89,26 @@ def test_a_session_that_is_lost_is_said(running, served):
     running.cut()
     served.end()
     assert isinstance(served.raised, HostError)
+
+
+def test_a_session_that_ends_with_its_job_is_an_end_as_any(running, served):
+    served.over = True
+    running.cut()
+    served.end()
+    assert served.raised is None
+
+
+@pytest.mark.parametrize(("state", "good"), [(JobState.DONE, True), (JobState.FAILED, False)])
+def test_a_run_comes_to_its_end_when_its_process_has_cleaned_up(running, state, good):
+    job = load_job(load_settings().jobs_dir, running.job.record.id)
+    timer = threading.Timer(0.1, running.job.finish, (state,))
+    timer.start()
+    assert comes_to_its_end(job) is good
+    timer.join()
+
+
+def test_a_run_that_goes_on_does_not_come_to_its_end(running):
+    assert not comes_to_its_end(running.job, patience_seconds=0.05)
 
 
 def test_a_connection_that_the_guest_turns_away_is_closed_and_said(served, monkeypatch):
