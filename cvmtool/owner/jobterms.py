@@ -128,7 +128,7 @@ def _ssh_key(text: str) -> str:
     except FormatError as error:
         raise ConfigError(
             f"access.clients has {text[:64]!r}; the line of an Ed25519 SSH public key is required",
-            hint="cvmtool key show prints it, or ssh-keygen -t ed25519",
+            hint="cvmtool key show prints it to whom it belongs",
         ) from error
 
 
