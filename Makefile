@@ -93,6 +93,8 @@ drill: setup
 bench: setup
 	$(VENV)/python -m benchmarks.first_output
 	$(VENV)/python -m benchmarks.upload
+	$(VENV)/python -m benchmarks.sealing
+	$(VENV)/python -m benchmarks.checkpoint
 
 soak: setup
 	@sh tools/setup.sh --tests
