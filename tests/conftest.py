@@ -37,15 +37,14 @@ def pytest_runtest_makereport(item, call):
         report.longrepr = f"CVMTOOL_REQUIRE={','.join(wanted)} allows no skip: {reason}"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """Keep what starts machines or builds images in one process (`make test` has two), and leave out what cannot be here.
+def pytest_itemcollected(item):
+    """Keep what starts machines or builds images in one process: `make test` has two."""
+    if {"vm", "image"} & {marker.name for marker in item.iter_markers()}:
+        item.add_marker(pytest.mark.xdist_group("machines"))
 
-    NVIDIA's own samples are NVIDIA's to hand out (CONTRIBUTING.md).
-    """
-    for item in items:
-        if {"vm", "image"} & {marker.name for marker in item.iter_markers()}:
-            item.add_marker(pytest.mark.xdist_group("machines"))
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what reads NVIDIA's own samples where they are not: they are NVIDIA's to hand out (CONTRIBUTING.md)."""
     if not (VECTORS / "nvidia").is_dir():
         absent = [item for item in items if item.get_closest_marker("nvidia")]
         config.hook.pytest_deselected(items=absent)
