@@ -204,7 +204,7 @@ class _Gate:
             return None
         from cvmtool.guest.age import AgeFile  # noqa: PLC0415 - its libraries cost the boot of a job that seals nothing
 
-        content = AgeFile(lambda length, at: os.pread(file.fileno(), length, at), size, self._recipients)
+        content = AgeFile(lambda into, at: os.preadv(file.fileno(), [into], at), size, self._recipients)
         digest = hashlib.sha256()
         for piece in content.read_from(0):
             digest.update(piece)

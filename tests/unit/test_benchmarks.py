@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from benchmarks import checkpoint, sealing
+from benchmarks import checkpoint, export, sealing
 from benchmarks.sealing import Taken
 from cvmtool.formats.control import LogRecord, Stream
 from cvmtool.owner.jobfile import parse_job_file
@@ -67,3 +67,25 @@ def test_a_step_s_times_are_found_in_what_the_container_prints():
     ):
         saves.log(LogRecord(stream=Stream.STDOUT, microseconds=0, data=line))
     assert saves.medians() == {"unlock": 2.5, "compute": 2.0, "save": 0.2}
+
+
+def exported(capsys, age: float, ours: float, peak: float = 40.0) -> tuple[int, dict]:
+    taken = {"age": Taken(wall=age, cpu=age, peak=8), "export": Taken(wall=ours, cpu=ours, peak=peak)}
+    with pytest.raises(SystemExit) as ended:
+        export.report([taken], as_json=True)
+    return ended.value.code, json.loads(capsys.readouterr().out)
+
+
+def test_the_export_is_held_to_its_bars(capsys):
+    code, document = exported(capsys, 1.5, 1.0)
+    assert (code, document["age_over_export"]["wall"]) == (0, 1.5)
+    assert exported(capsys, 1.49, 1.0)[0] == 1
+    assert exported(capsys, 3.0, 1.0, peak=64.5)[0] == 1
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="age is not installed")
+def test_the_export_is_measured_against_age(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["export", "--mib", "1", "--rounds", "1", "--folder", str(tmp_path), "--json"])
+    with pytest.raises(SystemExit):
+        export.main()
+    assert json.loads(capsys.readouterr().out)["schema"] == "cvmtool/bench-export/v1"

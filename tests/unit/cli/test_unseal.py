@@ -13,6 +13,7 @@ from cvmtool.config import load_settings
 from cvmtool.errors import ConfigError, FormatError, VerificationError
 from cvmtool.flows.prepare import load_keys
 from cvmtool.guest.age import AgeFile
+from tests.unit.guest.samples import filling
 
 CONTENT = {"model/config.json": b"{}", "metrics.csv": b"a,b\n" * 50_000}
 
@@ -24,7 +25,7 @@ def results(tmp_path):
     for name, data in CONTENT.items():
         path = tmp_path / "results" / f"{name}.age"
         path.parent.mkdir(parents=True, exist_ok=True)
-        sealed = AgeFile(lambda size, at, data=data: data[at : at + size], len(data), (key,))
+        sealed = AgeFile(filling(data), len(data), (key,))
         path.write_bytes(b"".join(sealed.read_from(0)))
     (tmp_path / "results" / "receipt.json").write_text("{}")
     return tmp_path / "results"

@@ -5,6 +5,7 @@
 import dataclasses
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from cvmtool.formats.job import (
@@ -64,6 +65,17 @@ def report(report_data: bytes, host_data: bytes) -> bytes:
     data[0x50:0x90] = report_data
     data[0xC0:0xE0] = host_data
     return bytes(data)
+
+
+def filling(data: bytes) -> Callable[[memoryview, int], int]:
+    """What fills memory from `data`, as `os.preadv` does from a file."""
+
+    def read_into(into: memoryview, at: int) -> int:
+        piece = data[at : at + len(into)]
+        into[: len(piece)] = piece
+        return len(piece)
+
+    return read_into
 
 
 def luks_format(path: Path, *, key: bytes = b"k" * 32, cipher: str = "aes-xts-plain64") -> bytes:

@@ -12,9 +12,10 @@ from cvmtool.formats.wire import MAX_FRAME
 from cvmtool.guest.age import AgeFile
 from cvmtool.owner.ageopen import open_age
 from cvmtool.owner.keystore import OwnerKeys
+from tests.unit.guest import samples
 
 READER, OTHER = OwnerKeys(b"reader__" * 4), OwnerKeys(b"another_" * 4)
-SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 15 * CHUNK, 16 * CHUNK + 7]
+SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 15 * CHUNK, 16 * CHUNK + 7, 61 * CHUNK + 5]
 
 
 def content(size):
@@ -22,9 +23,7 @@ def content(size):
 
 
 def age_file(data, *readers):
-    return AgeFile(
-        lambda size, at: data[at : at + size], len(data), tuple(reader.recipient for reader in readers or (READER,))
-    )
+    return AgeFile(samples.filling(data), len(data), tuple(reader.recipient for reader in readers or (READER,)))
 
 
 def open_(sealed, keys=READER):

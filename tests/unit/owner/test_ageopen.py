@@ -14,13 +14,14 @@ from cvmtool.guest.age import AgeFile
 from cvmtool.owner.age import parse_identities, parse_recipient, render_recipient
 from cvmtool.owner.ageopen import open_age
 from cvmtool.owner.keystore import OwnerKeys
+from tests.unit.guest.samples import filling
 
 READER = OwnerKeys(b"reader__" * 4)
 CONTENT = b"0123456789abcdef" * (2 * CHUNK // 16)
 
 
 def seal(data):
-    return b"".join(AgeFile(lambda size, at: data[at : at + size], len(data), (READER.recipient,)).read_from(0))
+    return b"".join(AgeFile(filling(data), len(data), (READER.recipient,)).read_from(0))
 
 
 SEALED = seal(CONTENT)
@@ -106,7 +107,7 @@ class TestAgeItself:
         identity, recipient = made
         data = (CONTENT * 8)[:size]
         readers = (READER.recipient, parse_recipient(recipient))
-        sealed = b"".join(AgeFile(lambda n, at: data[at : at + n], size, readers).read_from(0))
+        sealed = b"".join(AgeFile(filling(data), size, readers).read_from(0))
         opened = subprocess.run(["age", "-d", "-i", str(identity)], input=sealed, capture_output=True, check=True)
         assert opened.stdout == data
         assert open_(sealed) == data
