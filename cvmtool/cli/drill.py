@@ -45,7 +45,8 @@ def run(
     from cvmtool.cli.render import TerminalReporter, emit_schema, shortened
     from cvmtool.config import load_settings
     from cvmtool.errors import AppraisalError, Finding
-    from cvmtool.flows.drill import run_drills, select
+    from cvmtool.flows.attacks import select
+    from cvmtool.flows.drill import run_drills
     from cvmtool.flows.images import bring_up_to_date
     from cvmtool.flows.reporter import Stage
 
@@ -69,13 +70,7 @@ def run(
 
         bundle = bring_up_to_date(image, settings, progress=status.update, notice=reporter.notice)
         missed = []
-        for result in run_drills(
-            drills,
-            bundle,
-            settings=settings,
-            reporter=reporter,
-            stage=stage,
-        ):
+        for result in run_drills(drills, bundle, settings=settings, reporter=reporter, stage=stage):
             if not result.refused:
                 missed.append(result)
             if as_json:

@@ -17,6 +17,7 @@ from typing import cast
 
 from cvmtool.config import Settings
 from cvmtool.flows.hosts import Host, OpenHost, open_host
+from cvmtool.flows.machine import Machine
 from cvmtool.formats.channel import AGENT_PORT
 from cvmtool.host.files import HostFiles
 from cvmtool.host.hypervisor import Hypervisor
@@ -87,6 +88,13 @@ def hostile(tamper: Tamper | None, interpose: Interpose | None = None) -> OpenHo
         return replace(host, hypervisor=cast("Hypervisor", HostileHost(host.hypervisor, host.files, tamper, interpose)))
 
     return open_hostile
+
+
+def beset(machine: Machine, interpose: Interpose) -> Machine:
+    """Return a machine that runs already, with somebody on its agent port from now on."""
+    host = machine.host
+    between_them = HostileHost(host.hypervisor, host.files, None, interpose)
+    return replace(machine, host=replace(host, hypervisor=cast("Hypervisor", between_them)))
 
 
 Rewrite = Callable[[bytes], bytes]

@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 
-from cvmtool.flows.drill import all_drills
+from cvmtool.flows.attacks import all_drills
 from tests.architecture.source import PACKAGE, ROOT
 
 PAGE = (ROOT / "docs/threat-model.md").read_text("utf-8")

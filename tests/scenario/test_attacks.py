@@ -11,8 +11,9 @@ import pytest
 from cvmtool.cli.render import JsonReporter
 from cvmtool.config import Settings
 from cvmtool.errors import CvmError
+from cvmtool.flows.attacks import all_drills
 from cvmtool.flows.cases import read_case
-from cvmtool.flows.drill import DrillResult, all_drills, run_drills
+from cvmtool.flows.drill import DrillResult, run_drills
 from cvmtool.image.bundle import Bundle
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
