@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PID 1 of the plain VM of `cvmtool bench`: the image's own way to run a container, on disks in clear, told in clear.
 
-It waits for a byte, mounts each pack's file system as it is, runs the container and sends JSON lines: `started`; `log` with a
-record (base64); `ended` with the exit code; `file` with a path and then its `data`; `done`. No evidence, no keys, no SSH.
+It waits for a byte, mounts each pack's file system as it is, runs the container and sends JSON lines: `started`; `log` with
+bytes of it (base64); `ended` with the exit code; `file` with a path and then its `data`; `done`. No evidence, no keys, no SSH.
 """
 
 import base64
@@ -11,41 +11,33 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
 sys.path.insert(0, "/usr/lib/cvmtool")
 
 from cvmtool.formats.channel import AGENT_PORT
-from cvmtool.formats.control import LogRecord, Stream
 from cvmtool.formats.job import JobManifest, parse_job_manifest
 from cvmtool.guest import container, device, disks, programs, unlock
 from cvmtool.guest.channel import open_port
 from cvmtool.guest.ending import Ending
+from cvmtool.guest.log import LogBook
 
 PIECE = 48 << 10
 BLOCKS = Path("/sys/block")
 
 
 class Port:
-    """The agent port, and the log that a container writes to."""
+    """The agent port."""
 
     def __init__(self) -> None:
         self._port = open_port(device.find_port(AGENT_PORT, device.Paths()))
         os.set_blocking(self._port, True)
-        self._began = 0
 
     def wait(self) -> None:
         while not os.read(self._port, 1):  # nobody has connected yet
             time.sleep(0.01)
-
-    def begin(self) -> None:
-        self.send(started=True)
-        self._began = time.monotonic_ns()
-
-    def add(self, stream: Stream, data: bytes) -> None:
-        microseconds = (time.monotonic_ns() - self._began) // 1000
-        self.send(log=text(LogRecord(stream=stream, microseconds=microseconds, data=data).encode()))
 
     def send(self, **fields: object) -> None:
         line = memoryview(json.dumps(fields).encode() + b"\n")
@@ -55,6 +47,11 @@ class Port:
 
 def text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
+
+
+def tell(port: Port, book: LogBook) -> None:
+    for piece in book.follow(0):
+        port.send(log=text(piece))
 
 
 def mount(manifest: JobManifest) -> dict[str, Path]:
@@ -77,8 +74,13 @@ def main() -> None:
     port.wait()
     mounted = mount(manifest)
     rooms = container.Rooms()
-    port.begin()
-    outcome = container.run_container(manifest, mounted, port, rooms, Ending())
+    port.send(started=True)
+    book = LogBook(Path("/run/cvmtool/log"), limit=manifest.limits.log_mib << 20)
+    follower = threading.Thread(target=tell, args=(port, book))
+    follower.start()
+    outcome = container.run_container(manifest, mounted, book, rooms, Ending())
+    book.end()
+    follower.join()
     port.send(ended=outcome.exit_code)
     for folder, _, names in os.walk(rooms.outputs):
         for name in names:

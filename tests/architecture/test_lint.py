@@ -12,8 +12,13 @@ from tests.architecture.source import ROOT
 
 @pytest.mark.parametrize(
     "arguments",
-    [("ruff", "check", "--no-cache", "."), ("ruff", "format", "--check", "--no-cache", "."), ("mypy",)],
-    ids=["ruff-check", "ruff-format", "mypy"],
+    [
+        ("ruff", "check", "--no-cache", "."),
+        ("ruff", "format", "--check", "--no-cache", "."),
+        ("mypy",),
+        ("mypy", "templates/plain/plain.py"),
+    ],
+    ids=["ruff-check", "ruff-format", "mypy", "mypy-plain"],
 )
 def test_linter_is_content(arguments):
     ran = subprocess.run(
