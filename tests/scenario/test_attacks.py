@@ -14,6 +14,7 @@ from cvmtool.errors import CvmError
 from cvmtool.flows.attacks import all_drills
 from cvmtool.flows.cases import read_case
 from cvmtool.flows.drill import DrillResult, run_drills
+from cvmtool.flows.volumes import Volumes
 from cvmtool.image.bundle import Bundle
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
@@ -65,3 +66,4 @@ def test_saved_cases_replay_the_same(outcomes: dict[str, DrillResult], settings:
 def test_machines_leave_nothing_behind(outcomes: dict[str, DrillResult], settings: Settings) -> None:
     assert outcomes
     assert [path.name for path in settings.machines_dir.iterdir() if path.name.startswith("drill-")] == []
+    assert [record for record in Volumes(settings.volumes_dir).all() if record.machine.startswith("drill-")] == []
