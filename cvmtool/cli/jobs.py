@@ -151,19 +151,25 @@ def attach(job: Job, as_json: Json = False) -> None:
 
 @app.command()
 def cancel(job: Job, as_json: Json = False) -> None:
-    """End a run in order, and remove its machine. Works where the process that ran it was killed, too."""
-    from cvmtool.cli.render import emit_schema
+    """End a run in order, and remove its machine. Works where the process that ran it was killed, too.
+
+    A container with checkpoints is asked first, and has the grace that its job gives it.
+    """
+    from cvmtool.cli.render import emit_schema, printable
     from cvmtool.config import load_settings
     from cvmtool.flows.jobcontrol import cancel as end
+    from cvmtool.flows.jobrecord import JobState
     from cvmtool.flows.jobs import load_job
 
     settings = load_settings()
     found = load_job(settings.jobs_dir, job)
-    end(found, settings)
+    end(found, settings, notice=lambda text: typer.echo(f"cvmtool: {printable(text)}", err=True))
     if as_json:
         emit_schema("jobs-cancel", id=found.record.id, state=found.record.state.value)
-    else:
-        typer.echo(f"job {found.record.id} is {found.record.state}", err=True)
+        return
+    name, state = found.record.id, found.record.state
+    again = f": cvmtool jobs resume {name} takes it up again" if state is JobState.INTERRUPTED else ""
+    typer.echo(f"job {name} is {state}{again}", err=True)
 
 
 @app.command()

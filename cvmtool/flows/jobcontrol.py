@@ -12,27 +12,35 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cvmtool.config import Settings
-from cvmtool.errors import ConfigError, HostError, VerificationError
+from cvmtool.errors import ConfigError, FormatError, HostError, VerificationError
 from cvmtool.flows.jobdb import Document
 from cvmtool.flows.jobevents import RESULTS
 from cvmtool.flows.jobrecord import JobState
-from cvmtool.flows.jobs import RECEIPT_FILE, JobDir
+from cvmtool.flows.jobs import MANIFEST_FILE, RECEIPT_FILE, JobDir
+from cvmtool.flows.keeper import Keeper
 from cvmtool.flows.machine import destroy_machine
 from cvmtool.flows.records import load_record
 from cvmtool.formats.age import SUFFIX
+from cvmtool.formats.job import JobManifest, parse_job_manifest
 
 CANCEL_SECONDS = 120.0
 """For a process to end its run in order: its machine is removed, and a host may be slow."""
 _LOOK_SECONDS = 0.2
 
 
-def cancel(job: JobDir, settings: Settings, *, patience_seconds: float = CANCEL_SECONDS) -> None:
+def cancel(
+    job: JobDir, settings: Settings, *, notice: Callable[[str], None], patience_seconds: float = CANCEL_SECONDS
+) -> None:
     """End a run. The process that runs it does that in order; where it died, the machine it left is removed.
+
+    A job with checkpoints has its container asked to end, and what it wrote by the end of its grace is kept. `patience_seconds`
+    are counted from there. `notice` is told what is kept.
 
     Raises:
         ConfigError: the run is over.
@@ -40,6 +48,9 @@ def cancel(job: JobDir, settings: Settings, *, patience_seconds: float = CANCEL_
     """
     if job.record.state not in {JobState.RUNNING, JobState.LOST}:
         raise ConfigError(f"job {job.record.id} is over: {job.record.state}", hint=f"cvmtool jobs show {job.record.id}")
+    manifest = _manifest(job)
+    checkpoint = manifest.checkpoint if manifest else None
+    patience_seconds += checkpoint.grace_seconds if checkpoint else 0
     end = time.monotonic() + patience_seconds
     told: set[int | None] = set()
     while job.record.state is JobState.RUNNING:
@@ -59,12 +70,24 @@ def cancel(job: JobDir, settings: Settings, *, patience_seconds: float = CANCEL_
         return
     job.hold()
     try:
-        if load_record(settings.records_dir, job.record.machine) is not None:
+        known = load_record(settings.records_dir, job.record.machine)
+        if known is not None:
             destroy_machine(job.record.machine, settings)
+        if manifest is not None:
+            here = replace(settings, host=known.host if known else settings.host)
+            Keeper(manifest, here, every_seconds=0).settle(done=False, notice=notice)
     except BaseException:
         job.let_go()  # lost as it was: this can be tried again
         raise
     job.finish(JobState.INTERRUPTED, error="cancelled after the process that ran it had died")
+
+
+def _manifest(job: JobDir) -> JobManifest | None:
+    """Return a run's manifest; None if it is gone or damaged, which keeps no run from being ended."""
+    try:
+        return parse_job_manifest((job.path / MANIFEST_FILE).read_bytes())
+    except (OSError, FormatError):
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,16 @@ class Keeper:
             host.close()
         return (known.disk(),)
 
+    def disks(self) -> tuple[Disk, ...]:
+        """Return the volume as it is in the machine that runs; its host is not asked.
+
+        Raises:
+            ConfigError: the volume is not on record any more.
+        """
+        if self._volume is None:
+            return ()
+        return (self._volumes.load(self._volume.luks_uuid).disk(),)
+
     def begin(self) -> States:
         """Begin the next state, before a guest hears of it.
 
@@ -129,10 +139,15 @@ class Keeper:
         if known is None:
             return
         if not done and known.history != History():
-            notice(f"the checkpoints of {known.machine} are kept: cvmtool jobs resume {known.machine}")
+            notice(
+                f"the checkpoints of {known.machine} are kept: cvmtool jobs resume {known.machine} goes on from them; "
+                f"cvmtool vm volumes --remove {known.luks_uuid} drops them"
+            )
             return
+        # Libvirt inside a process is another one each time, on the same files.
+        host = self._settings.host if embedded_root(known.host) is not None else known.host
         try:
-            remove_volumes([known], self._volumes, self._settings, self._open_host)
+            remove_volumes([known], self._volumes, replace(self._settings, host=host), self._open_host)
         except HostError as error:
             notice(f"the checkpoint volume of {known.machine} is left on its host: {error.message}; cvmtool vm volumes")
 

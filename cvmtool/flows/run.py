@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from cvmtool.flows.attach import Attached, Challenge, attach
 from cvmtool.flows.attempts import SessionNote
 from cvmtool.flows.consents import Consents
 from cvmtool.flows.decisions import Gate
+from cvmtool.flows.ending import follow_to_the_end
 from cvmtool.flows.gpu import GPU_EVIDENCE_FILE
 from cvmtool.flows.jobdb import Document
 from cvmtool.flows.jobevents import Recorder
@@ -211,8 +212,25 @@ class Run:
                     partial(self.log.follow, pieces),
                     self.timed.reporter,
                 )
-            else:
-                self.log.follow(pieces)
+                return
+            asked = self._work(channel, partial(self.log.follow, pieces))
+        if asked:
+            self.keeper.begin().commit(channel)  # what it wrote in its grace
+            raise KeyboardInterrupt
+
+    def _work(self, channel: AgentChannel, follow: Callable[[], None]) -> bool:
+        """Follow a container that works; return whether it was asked to end, which one without checkpoints is not."""
+        checkpoint = self.challenge.manifest.checkpoint
+        if checkpoint is None:
+            follow()
+            return False
+        grace = checkpoint.grace_seconds
+        return follow_to_the_end(
+            channel,
+            follow,
+            grace_seconds=grace,
+            notice=lambda: self.timed.reporter.notice(f"asking the container to end: it has {grace} s"),
+        )
 
     def _bring_home(self, channel: AgentChannel) -> TrainResult:
         _await_outputs(channel)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from cvmtool.errors import CvmError
+from cvmtool.flows.ending import follow_to_the_end
 from cvmtool.flows.jobevents import Recorder
 from cvmtool.flows.tunnel import await_port
-from cvmtool.formats.control import Op
 from cvmtool.formats.job import JobManifest
 from cvmtool.host.channel import AgentChannel
 
@@ -31,13 +31,10 @@ def stand_by(
         KeyboardInterrupt: a second one.
     """
     over = threading.Event()
-    failures: list[BaseException] = []
 
     def follow_log() -> None:
         try:
             follow()
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that waits
-            failures.append(error)
         finally:
             over.set()
 
@@ -47,15 +44,7 @@ def stand_by(
                 if await_port(channel, port, give_up=over.is_set):
                     reporter.notice(f"port {port} answers: cvmtool jobs tunnel {job} {port}")
 
-    # The log is followed in a thread of its own, which an interruption cannot tear in the middle of a record.
-    follower = threading.Thread(target=follow_log, name="log", daemon=True)
-    for thread in (follower, threading.Thread(target=look_out, name="ready", daemon=True)):
-        thread.start()
-    try:
-        follower.join()
-    except KeyboardInterrupt:
-        reporter.notice("ending the service")
-        channel.request(Op.STOP, grace_seconds=_GRACE_SECONDS)
-        follower.join()
-    if failures:
-        raise failures[0]
+    threading.Thread(target=look_out, name="ready", daemon=True).start()
+    follow_to_the_end(
+        channel, follow_log, grace_seconds=_GRACE_SECONDS, notice=lambda: reporter.notice("ending the service")
+    )

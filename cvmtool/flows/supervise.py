@@ -33,7 +33,7 @@ from cvmtool.flows.prepare import Prepared
 from cvmtool.flows.records import forget_record, load_record
 from cvmtool.flows.reporter import Reporter
 from cvmtool.flows.run import Run, TrainResult
-from cvmtool.flows.train import assemble, begin, conduct, enlist, note_failure, run_policy
+from cvmtool.flows.train import assemble, begin, conduct, enlist, keeper_of, note_failure, run_policy
 from cvmtool.host.hypervisor import MachineState
 from cvmtool.owner.policy import Policy
 
@@ -140,6 +140,7 @@ def carry_out(run: Run, prepared: Prepared, plan: Plan, settings: Settings) -> T
     """
     known = load_record(settings.records_dir, run.job.record.machine)
     here = replace(settings, host=known.host if known else plan.host)
+    run = replace(run, keeper=keeper_of(prepared, here))
     effort = Effort(restart=prepared.file.restart, attempts=len(run.job.record.attempts) + MAX_ATTEMPTS)
     return conduct(run, lambda: _machine(run, prepared, here, plan.site), effort, here)
 
@@ -216,7 +217,7 @@ def _machine(run: Run, prepared: Prepared, settings: Settings, site: Site) -> Ma
             return Machine(
                 name=name,
                 host=host,
-                launch=prepared.launch(run.platform.mode, site, run.keeper.make(name)),
+                launch=prepared.launch(run.platform.mode, site, run.keeper.disks()),
                 started=time.monotonic(),
                 reopen=reopen,
                 forget=lambda: forget_record(settings.records_dir, name),

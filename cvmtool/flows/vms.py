@@ -266,13 +266,14 @@ def resume_machine(name: str, settings: Settings) -> None:
 
 
 def remove_volume(record: VolumeRecord, settings: Settings) -> None:
-    """Delete a volume that no machine has: its file on the host, and what opens it.
+    """Delete a volume that no machine has, or of a job that no machine runs: its file on the host, and what opens it.
 
     Raises:
         ConfigError: a machine has it.
         HostError: the host does not answer.
     """
-    if record.machine:
+    owner = record.machine
+    if owner and (find_vm(settings.vms_dir, owner) or load_record(settings.records_dir, owner)):
         raise ConfigError(
             f"the volume {record.name} belongs to {record.machine}", hint=f"cvmtool vm destroy {record.machine}"
         )

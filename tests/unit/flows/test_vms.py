@@ -12,7 +12,7 @@ from cvmtool.config import load_settings
 from cvmtool.errors import ConfigError, FormatError, HostError
 from cvmtool.flows import vms, vmwatch
 from cvmtool.flows.hosts import Host
-from cvmtool.flows.records import load_record
+from cvmtool.flows.records import MachineRecord, forget_record, load_record, save_record
 from cvmtool.flows.vmrecords import VmDir, VmRecord, find_vm
 from cvmtool.flows.vms import Wanted, destroy_vm, host_of, remove_volume, start_vm
 from cvmtool.flows.vmwatch import watch
@@ -191,8 +191,11 @@ def test_a_volume_that_is_kept_goes_into_another_machine_once(bundle, settings, 
     volumes.save(replace(kept, machine="other"))
     with pytest.raises(HostError, match="belongs to the machine other"):
         start_vm(wanted(bundle, volumes=(), disks=("data",)), settings, Quiet(), reach=reach)
+    other = MachineRecord(name="other", job="", host="lab", uri="qemu:///system", machines="/machines", pid=1)
+    save_record(settings.records_dir, other)
     with pytest.raises(ConfigError):
         remove_volume(volumes.load(kept.luks_uuid), settings)
+    forget_record(settings.records_dir, "other")
     volumes.save(kept)
     for word in ("data", kept.luks_uuid, kept.path):
         with pytest.raises(HostError, match="no QEMU"):
@@ -202,7 +205,7 @@ def test_a_volume_that_is_kept_goes_into_another_machine_once(bundle, settings, 
         start_vm(
             wanted(bundle, volumes=(), disks=("data",)), replace(settings, host="qemu:///session"), Quiet(), reach=reach
         )
-    remove_volume(kept, settings)
+    remove_volume(replace(kept, machine="a-job-that-is-over"), settings)
     nothing_is_left(settings)
 
 
