@@ -45,11 +45,11 @@ transformer: setup
 
 test:
 	@sh tools/setup.sh --tests
-	$(VENV)/python -m pytest -n 2 --dist loadgroup $(T)
+	$(VENV)/python -m pytest -n 2 $(T)
 
 unit:
 	@sh tools/setup.sh --tests
-	$(VENV)/python -m pytest -n 2 --dist loadgroup tests/unit tests/architecture
+	$(VENV)/python -m pytest -n 2 tests/unit tests/architecture
 
 check:
 	$(VENV)/ruff format --check .
@@ -62,7 +62,7 @@ fix:
 
 coverage:
 	@sh tools/setup.sh --tests
-	$(VENV)/python -m pytest -q -n 2 --dist loadgroup tests/unit/formats tests/unit/measure tests/unit/owner --cov
+	$(VENV)/python -m pytest -q -n 2 tests/unit/formats tests/unit/measure tests/unit/owner --cov
 
 fuzz:
 	@sh tools/setup.sh --tests

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.vectors import VECTORS
 
@@ -37,18 +38,26 @@ def pytest_runtest_makereport(item, call):
         report.longrepr = f"CVMTOOL_REQUIRE={','.join(wanted)} allows no skip: {reason}"
 
 
-def pytest_itemcollected(item):
-    """Keep what starts machines or builds images in one process: `make test` has two."""
-    if {"vm", "image"} & {marker.name for marker in item.iter_markers()}:
-        item.add_marker(pytest.mark.xdist_group("machines"))
-
-
 def pytest_collection_modifyitems(config, items):
     """Leave out what reads NVIDIA's own samples where they are not: they are NVIDIA's to hand out (CONTRIBUTING.md)."""
     if not (VECTORS / "nvidia").is_dir():
         absent = [item for item in items if item.get_closest_marker("nvidia")]
         config.hook.pytest_deselected(items=absent)
         items[:] = [item for item in items if item not in absent]
+
+
+class TwoHands(LoadScopeScheduling):
+    """One process starts the machines, one after the other, while the other does the rest (`make test`).
+
+    A scheduler of our own, because xdist's groups are no groups under pytest 9.2 (pytest-xdist issue 1386), and nothing says so.
+    """
+
+    def _split_scope(self, nodeid):
+        return "machines" if nodeid.startswith("tests/scenario/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return TwoHands(config, log)
 
 
 @pytest.fixture(scope="session")
