@@ -105,7 +105,8 @@ KEYS = (
     _key("network", "whether the container reaches anything", kind="`none`, or keys"),
     _key(
         "network.allow",
-        "TLS destinations as `host:port`; the owner pins names to addresses before the start",
+        "TLS destinations as `host:port`; the owner pins names to addresses before the start "
+        "([allow-a-destination.md](../howto/allow-a-destination.md))",
         default="none",
     ),
     _key("network.plaintext", "the same without TLS: the host reads along", default="none"),
