@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 
 from cvmtool.formats.job import Network
 from cvmtool.formats.jobterms import is_address
-from cvmtool.formats.receipt import Statement
+from cvmtool.formats.receipt import Access, Statement
 from cvmtool.formats.report import Report, SigningKey
 from cvmtool.owner.plain import NOT_VISIBLE
 from cvmtool.owner.receipts import AuthenticReceipt, VerifiedReceipt
@@ -108,7 +108,8 @@ def _guest(statement: Statement) -> Iterator[str]:
     yield f"what the container printed has {statement.log_size} bytes and the SHA-256 {statement.log_sha256}"
     yield from _network(statement)
     if statement.access:
-        yield f"the owner could reach into it while it ran: {', '.join(statement.access)}"
+        who = "the owner, and clients that the manifest names," if Access.TUNNEL in statement.access else "the owner"
+        yield f"{who} could reach into it while it ran: {', '.join(statement.access)}"
         used = statement.accesses
         yield f"that was done: {used.exec} commands, and {used.tunnels} connections that carried anything"
     else:

@@ -78,7 +78,12 @@ def test_a_providers_key_names_no_chip(receipt):
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("access", (Access.SHELL, Access.TUNNEL), "reach into it while it ran: shell, tunnel"),
+        ("access", (Access.EXEC,), "the owner could reach into it while it ran: exec"),
+        (
+            "access",
+            (Access.SHELL, Access.TUNNEL),
+            "clients that the manifest names, could reach into it while it ran: shell, tunnel",
+        ),
         ("access", (Access.EXEC,), "that was done: 0 commands, and 0 connections"),
         ("outputs", (), "gave out nothing"),
         ("exit_code", 3, "exit code 3"),
