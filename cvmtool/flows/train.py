@@ -48,6 +48,7 @@ from cvmtool.formats.exchange import PooledJob
 from cvmtool.formats.idblock import P384Key
 from cvmtool.formats.machine import Manifest
 from cvmtool.image.bundle import Bundle
+from cvmtool.owner.amdroots import SimulatedRoot
 from cvmtool.owner.launchsign import public_key
 from cvmtool.owner.policy import IdBlock, Policy, Rule, baseline
 from cvmtool.owner.policyfile import encode_policy
@@ -195,6 +196,9 @@ def begin(
     job = run.job
     run.gate.launch(job, prepared.bundle, run.challenge.policy)
     if run.consents is not None:
+        roots = run.platform.roots
+        if isinstance(roots, SimulatedRoot):
+            run.timed.reporter.notice(f"in this dry run the parties need --simulated-root {roots.fingerprint.hex()}")
         with run.timed.stage(Stage.CONSENT, "asking the other owners"):
             run.consents.ask()
     job.record.attempts.append(Attempt(started=now()))
