@@ -11,6 +11,8 @@ import fcntl
 import hashlib
 import os
 import pwd
+import select
+import signal
 import stat
 import xml.etree.ElementTree as ET
 from contextlib import suppress
@@ -28,6 +30,7 @@ stdio_handler = "file"
 namespaces = []
 remember_owner = 0
 """
+_KILL_SECONDS = 10.0  # for the kernel to take a killed QEMU's memory back
 _SOCKET_BYTES = 107  # of sun_path, its NUL aside
 # The longest that libvirt makes below its session directories: a domain's number and 20 bytes of its name.
 _LONGEST_RUNTIME = "libvirt/qemu/run/channel/99999-12345678901234567890/org.cvmtool.client.0"
@@ -115,7 +118,7 @@ def session_fits(runtime: Path, config: Path) -> bool:
 
 
 def prepare(root: Path) -> None:
-    """Make a root directory and write its configuration.
+    """Make a root directory and write its configuration; forget what a driver that was killed has left half done there.
 
     Raises:
         HostError: it cannot be made, or stands in a directory of /tmp that another user could write to.
@@ -131,8 +134,40 @@ def prepare(root: Path) -> None:
         with suppress(FileExistsError):
             (root / "cache").symlink_to(kept)
         (root / "etc/qemu.conf").write_text(_configuration())
+        if not is_held(root):
+            for status in (root / "run/qemu").glob("*.xml"):
+                _end_the_half_started(status)
     except OSError as error:
         raise HostError(f"libvirt's directory {root} cannot be made", detail=str(error)) from error
+
+
+def _end_the_half_started(status: Path) -> None:
+    """Forget a domain that was being started when the driver of its root was killed.
+
+    libvirt does not: it takes the start for one that goes on, lets nobody end the domain, and does not know its QEMU yet.
+    """
+    try:
+        root = ET.parse(status).getroot()  # noqa: S314 - a file of this user's own libvirt
+    except ET.ParseError:
+        return
+    if root.get("reason") != "starting up":
+        return
+    _kill(status.with_suffix(".pid"))
+    status.unlink()
+
+
+def _kill(path: Path) -> None:
+    """Kill the QEMU that holds a file of its number, if it lives, and wait until it is gone."""
+    try:
+        process = os.pidfd_open(int(path.read_text("ascii").strip()[:10]))
+    except (OSError, ValueError):
+        return
+    try:
+        if _alive(path):  # the process that was opened is the one that is meant
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [], _KILL_SECONDS)
+    finally:
+        os.close(process)
 
 
 def _own(folder: Path) -> None:

@@ -3,8 +3,11 @@
 """Where libvirt's sockets have room, and whose directory they may stand in."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -118,19 +121,65 @@ def test_a_number_in_a_file_alone_is_no_living_process(tmp_path: Path) -> None:
         assert not qemu_lives(root, "m1")
 
 
-def test_a_process_that_holds_the_file_lives(tmp_path: Path) -> None:
-    path = tmp_path / "run/qemu/driver.pid"
-    path.parent.mkdir(parents=True)
+@contextmanager
+def holder(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the file of its number, as libvirt and its QEMUs do."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     script = (
         "import fcntl, os, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX);"
         "file.write(str(os.getpid())); file.flush(); print(flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_a_process_that_holds_the_file_lives(tmp_path: Path) -> None:
+    with holder(tmp_path / "run/qemu/driver.pid") as process:
         assert is_held(tmp_path)
-        holder.kill()
-        holder.wait()
+        process.kill()
+        process.wait()
         assert not is_held(tmp_path)
+
+
+STARTING, RUNNING = "state='paused' reason='starting up' pid='0'", "state='running' reason='booted' pid='7'"
+
+
+def status_of(root: Path, state: str) -> Path:
+    path = root / "run/qemu/m1.xml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"<!-- libvirt's -->\n\n<domstatus {state}>\n<domain type='qemu'/>\n</domstatus>\n")
+    return path
+
+
+def test_what_a_killed_driver_was_starting_is_ended_and_forgotten(tmp_path: Path) -> None:
+    status = status_of(tmp_path, STARTING)
+    with holder(tmp_path / "run/qemu/m1.pid") as qemu:
+        prepare(tmp_path)
+        assert qemu.wait(0) == -signal.SIGKILL
+    assert not status.exists()
+
+
+def test_its_qemu_may_be_gone_already(tmp_path: Path) -> None:
+    status = status_of(tmp_path, STARTING)
+    (tmp_path / "run/qemu/m1.pid").write_text(str(os.getpid()))  # another process has the number by now
+    prepare(tmp_path)
+    assert not status.exists()
+
+
+@pytest.mark.parametrize("state", [RUNNING, "state='running", "reason='starting up'><!"])
+def test_what_runs_or_cannot_be_read_is_libvirts(tmp_path: Path, state: str) -> None:
+    status = status_of(tmp_path, state)
+    with holder(tmp_path / "run/qemu/m1.pid") as qemu:
+        prepare(tmp_path)
+        assert (qemu.poll(), status.exists()) == (None, True)
+
+
+def test_what_a_driver_that_lives_is_starting_is_left_to_it(tmp_path: Path) -> None:
+    status = status_of(tmp_path, STARTING)
+    with holder(tmp_path / "run/qemu/driver.pid"), holder(tmp_path / "run/qemu/m1.pid") as qemu:
+        prepare(tmp_path)
+        assert (qemu.poll(), status.exists()) == (None, True)
