@@ -10,8 +10,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,23 +18,27 @@ import pytest
 from cvmtool.cli.render import JsonReporter
 from cvmtool.config import Settings
 from cvmtool.errors import FreshnessError
-from cvmtool.flows.jobs import load_jobs
+from cvmtool.flows.hosts import open_host
+from cvmtool.flows.jobrecord import JobState
+from cvmtool.flows.jobs import load_job, load_jobs
 from cvmtool.flows.lifeline import Effort
 from cvmtool.flows.platform import dry_run
-from cvmtool.flows.prepare import Prepared, prepare
+from cvmtool.flows.prepare import prepare
 from cvmtool.flows.train import train
-from cvmtool.flows.volumes import Volumes
+from cvmtool.flows.volumes import Volumes, remove_volumes
 from cvmtool.formats.control import LogReader, LogRecord
 from cvmtool.formats.jobterms import CHECKPOINT
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.jobfile import Restart
 from tests.scenario.conftest import PLAINTEXT
-from tests.scenario.test_kill import qemus
+from tests.scenario.test_kill import Command, qemus
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 
 WORK = """
-import hashlib, os, pathlib, sys
+import hashlib, os, pathlib, signal, sys
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 kept, last = pathlib.Path("/checkpoint/state"), int(sys.argv[1])
 step, state = 0, open("/inputs/data/file", "rb").read()
 if kept.exists():
@@ -53,6 +56,9 @@ while step < last:
         os.fsync(file.fileno())
     new.replace(kept)
     print("at", step, state.hex(), flush=True)
+    if asked:
+        print("asked", step, flush=True)
+        sys.exit(1)
 open("/outputs/out", "wb").write(state)
 """
 
@@ -64,26 +70,32 @@ def state_at(step: int, rounds: int) -> bytes:
     return state
 
 
+@pytest.fixture(autouse=True)
+def swept(settings: Settings) -> Iterator[None]:
+    """What a run keeps for another try is dropped: it would be in the way of other tests' machines."""
+    yield
+    volumes = Volumes(settings.volumes_dir)
+    remove_volumes([record for record in volumes.all() if record.name == CHECKPOINT], volumes, settings, open_host)
+
+
 @pytest.fixture(scope="module")
-def counting(
-    example: Path, bundle: Bundle, settings: Settings, place: Path
-) -> Callable[[int, int], tuple[Prepared, Settings]]:
-    """A job of so many steps of so many rounds each, that keeps where it is."""
+def counting(example: Path, bundle: Bundle, place: Path) -> Callable[..., Path]:
+    """A job file: a job of so many steps of so many rounds each, that keeps where it is."""
     folder = place / "checkpoints"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "file").write_bytes(PLAINTEXT * 4096)
     head = example.read_text().split("\ncommand:")[0]
     head = head.replace("oci-archive:container.oci.tar", f"oci-archive:{example.parent / 'container.oci.tar'}")
 
-    def make(steps: int, rounds: int) -> tuple[Prepared, Settings]:
+    def make(steps: int, rounds: int, every: str = "1s") -> Path:
         job = folder / "job.yaml"
         program = WORK.replace("\n", "\n    ")
         job.write_text(
             f"{head}\ncommand:\n- python3\n- -c\n- |{program}\n- '{steps}'\n- '{rounds}'\ninputs: {{data: data}}\n"
             "outputs: {out: {kind: file, max: 1MiB}}\nresources: {vcpus: 1, memory: 768MiB}\n"
-            "checkpoint: {size: 256MiB, every: 1s}\n"
+            f"checkpoint: {{size: 256MiB, every: {every}}}\n"
         )
-        return prepare(job, bundle, settings=settings, reporter=JsonReporter()), settings
+        return job
 
     return make
 
@@ -132,10 +144,10 @@ def disk(settings: Settings) -> Path:
 
 
 def test_a_killed_job_goes_on_from_its_checkpoint_and_an_old_disk_is_refused(
-    counting: Callable[[int, int], tuple[Prepared, Settings]], tmp_path: Path
+    counting: Callable[..., Path], bundle: Bundle, settings: Settings, tmp_path: Path
 ) -> None:
     rounds = 60_000
-    prepared, settings = counting(40, rounds)
+    prepared = prepare(counting(40, rounds), bundle, settings=settings, reporter=JsonReporter())
     old = tmp_path / "old"
 
     def keep_the_disk() -> None:
@@ -169,24 +181,12 @@ def test_a_killed_job_goes_on_from_its_checkpoint_and_an_old_disk_is_refused(
     assert expected not in disk(settings).read_bytes()
 
 
-@pytest.fixture
-def alone(settings: Settings) -> None:
-    """No checkpoint volume of another test."""
-    volumes = Volumes(settings.volumes_dir)
-    for record in volumes.all():
-        if record.name == CHECKPOINT:
-            with suppress(OSError):
-                Path(record.path).unlink()
-            volumes.forget(record.luks_uuid)
-
-
 @pytest.mark.soak
-@pytest.mark.usefixtures("alone")
 def test_killed_at_ten_moments_it_ends_as_if_undisturbed(
-    counting: Callable[[int, int], tuple[Prepared, Settings]], tmp_path: Path
+    counting: Callable[..., Path], bundle: Bundle, settings: Settings, tmp_path: Path
 ) -> None:
     rounds, steps = 60_000, 80
-    prepared, settings = counting(steps, rounds)
+    prepared = prepare(counting(steps, rounds), bundle, settings=settings, reporter=JsonReporter())
     moments = sorted(random.SystemRandom().sample(range(2, steps - 2), 10))
     reporter = Watching(dict.fromkeys(moments, lambda: kill(settings)))
     train(
@@ -198,5 +198,33 @@ def test_killed_at_ten_moments_it_ends_as_if_undisturbed(
         effort=Effort(restart=Restart.ON_FAILURE, attempts=len(moments) + 1),
     )
     assert (reporter.left, len(said(settings))) == ({}, 11)
+    assert (tmp_path / "out" / "out").read_bytes() == state_at(steps, rounds)
+    assert list(Volumes(settings.volumes_dir).all()) == []
+
+
+@pytest.mark.soak
+def test_a_cancelled_job_ends_in_its_grace_and_goes_on_from_there(
+    counting: Callable[..., Path], settings: Settings, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """No state is marked on the way: what it goes on from is what its container wrote when it was asked to end."""
+    rounds, steps = 60_000, 40
+    cvmtool = Command(environment)
+    job_file = counting(steps, rounds, every="1h")
+    code, began = cvmtool.run("train", str(job_file), "--dry-run", "-d", "--results", str(tmp_path / "out"))
+    assert code == 0
+    job = load_job(settings.jobs_dir, began["job"])
+    end = time.monotonic() + 200
+    while not (job.path / "log").exists() or not any(words[0] == "at" for words in said(settings)[-1]):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert cvmtool.run("jobs", "cancel", job.record.id)[1]["state"] == JobState.INTERRUPTED
+    assert qemus(job.record.machine) == []
+    (word, asked) = said(settings)[-1][-1]
+    assert word == "asked"
+    assert len(disk(settings).read_bytes()) == 256 << 20
+
+    code, done = cvmtool.run("jobs", "resume", job.record.id)
+    assert (code, done["schema"]) == (0, "cvmtool/train/v1")
+    assert said(settings)[-1][0] == ["from", asked]
     assert (tmp_path / "out" / "out").read_bytes() == state_at(steps, rounds)
     assert list(Volumes(settings.volumes_dir).all()) == []
