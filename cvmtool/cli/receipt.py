@@ -190,7 +190,8 @@ def _as_json(statement: Statement) -> dict[str, Any]:
         "manifest_sha256": statement.manifest_sha256.hex(),
         "container_digest": statement.container_digest,
         "inputs": [
-            {"name": item.name, "role": item.role.value, "root_hash": item.root_hash} for item in statement.inputs
+            {"name": item.name, "role": item.role.value, "root_hash": item.root_hash, "owner": item.owner}
+            for item in statement.inputs
         ],
         "network": statement.network.value,
         "access": [item.value for item in statement.access],

@@ -236,11 +236,14 @@ class JobManifest:
                 return file_below(output, name) if OUTPUT_NAME.fullmatch(name) else None
         return None
 
+    def party_of(self, pack: PackDescriptor) -> str | None:
+        """Return the key (hex) of the party that owns a pack; None: the manifest's owner does."""
+        return next((party.owner_key for party in self.parties if pack.name in party.packs), None)
+
     @property
     def own_packs(self) -> tuple[PackDescriptor, ...]:
         """The packs of the manifest's owner: those that no party is named for."""
-        others = {name for party in self.parties for name in party.packs}
-        return tuple(pack for pack in self.packs if pack.name not in others)
+        return tuple(pack for pack in self.packs if self.party_of(pack) is None)
 
     @property
     def inputs(self) -> tuple[PackDescriptor, ...]:

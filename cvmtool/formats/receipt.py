@@ -89,6 +89,13 @@ class InputDigest:
     name: str
     role: Role
     root_hash: str
+    owner: str | None = None
+    """The Ed25519 key (hex) of the party whose passphrase opened it; None: the job's own owner."""
+
+    def to_json(self) -> JsonObject:
+        """Return the pack as a resource descriptor."""
+        owner = {} if self.owner is None else {"owner": self.owner}
+        return _descriptor(self.name, VERITY_ROOT, self.root_hash, role=self.role.value, **owner)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +174,7 @@ class Statement:
             },
             "resolvedDependencies": [
                 _descriptor(CONTAINER_ENTRY, "sha256", self.container_digest.removeprefix("sha256:")),
-                *(_descriptor(item.name, VERITY_ROOT, item.root_hash, role=item.role.value) for item in self.inputs),
+                *(item.to_json() for item in self.inputs),
             ],
         }
 
@@ -296,11 +303,15 @@ def _outputs(entries: list[object]) -> tuple[OutputDigest, ...]:
 def _inputs(entries: list[object]) -> tuple[InputDigest, ...]:
     inputs = []
     for entry in entries:
-        name, root, notes = _read_descriptor(entry, "resolvedDependencies", VERITY_ROOT, 32, "role")
+        said = entry.get("annotations") if isinstance(entry, dict) else None
+        owned = isinstance(said, dict) and "owner" in said
+        annotations = ("role", "owner") if owned else ("role",)
+        name, root, notes = _read_descriptor(entry, "resolvedDependencies", VERITY_ROOT, 32, *annotations)
         if not NAME.fullmatch(name):
             raise FormatError(f"resolvedDependencies.name is {name[:64]!r}; the name of a pack is required")
         role = _member(notes["role"], Role, "resolvedDependencies.annotations.role")
-        inputs.append(InputDigest(name=name, role=role, root_hash=root))
+        owner = parse_hex(notes["owner"], 32, what="resolvedDependencies.annotations.owner").hex() if owned else None
+        inputs.append(InputDigest(name=name, role=role, root_hash=root, owner=owner))
     _require_distinct([item.name for item in inputs], "resolvedDependencies")
     return tuple(inputs)
 

@@ -44,7 +44,10 @@ def sign_receipt(
         access=_allowed(manifest),
         gpus=manifest.resources.gpus,
         container_digest=manifest.container.oci_digest,
-        inputs=tuple(InputDigest(name=pack.name, role=pack.role, root_hash=pack.root_hash) for pack in manifest.packs),
+        inputs=tuple(
+            InputDigest(name=pack.name, role=pack.role, root_hash=pack.root_hash, owner=manifest.party_of(pack))
+            for pack in manifest.packs
+        ),
         measurement=report[_MEASUREMENT],
         image_id=report[_IMAGE_ID],
         started=outcome.started,

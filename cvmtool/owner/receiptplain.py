@@ -100,7 +100,12 @@ def _proven(statement: Statement, held: VerifiedReceipt | AuthenticReceipt) -> I
 def _guest(statement: Statement) -> Iterator[str]:
     yield f"it ran the container {statement.container_digest}, which ended with exit code {statement.exit_code}"
     for item in statement.inputs:
-        yield f"it opened the {item.role} {item.name!r}, an encrypted pack with the root hash {item.root_hash}"
+        opened = f"it opened the {item.role} {item.name!r}, an encrypted pack with the root hash {item.root_hash}"
+        yield (
+            opened
+            if item.owner is None
+            else f"{opened}, with the passphrase of another owner, whose key is {item.owner}"
+        )
     for output in statement.outputs:
         yield f"it gave out {output.name!r}: {output.size} bytes, {output.kind}, SHA-256 {output.sha256}"
     if not statement.outputs:

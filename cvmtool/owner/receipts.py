@@ -156,8 +156,8 @@ def require_manifest(statement: Statement, data: bytes) -> JobManifest:
         "destinations": (_destinations(statement), list(manifest.destinations) if statement.egress else []),
         "gpus": (statement.gpus, manifest.resources.gpus),
         "inputs": (
-            [(item.name, item.role.value, item.root_hash) for item in statement.inputs],
-            [(pack.name, pack.role.value, pack.root_hash) for pack in manifest.packs],
+            [(item.name, item.role.value, item.root_hash, item.owner) for item in statement.inputs],
+            [(pack.name, pack.role.value, pack.root_hash, manifest.party_of(pack)) for pack in manifest.packs],
         ),
     }
     for name, (found, required) in said.items():

@@ -223,3 +223,13 @@ def test_any_value_is_a_statement_or_a_format_error(path, value):
 def test_any_bytes_are_read_or_a_format_error(data):
     with contextlib.suppress(FormatError):
         parse_statement(data)
+
+
+def test_a_pack_of_another_owner_names_its_key():
+    theirs = replace(STATEMENT.inputs[1], owner="77" * 32)
+    statement = replace(STATEMENT, inputs=(STATEMENT.inputs[0], theirs))
+    assert parse_statement(statement.encode()) == statement
+    entry = [*NEEDED, 2, "annotations", "owner"]
+    for wrong in (None, "", "77" * 31, "AA" * 32):
+        with pytest.raises(FormatError, match="owner"):
+            parse_statement(changed_json(json.loads(statement.encode()), entry, wrong))

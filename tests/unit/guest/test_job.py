@@ -494,6 +494,7 @@ def test_the_receipt_of_several_owners_shows_the_session_of_the_last_release(poo
     pooled.finish()
     statement = parse_statement(parse_envelope(json.dumps(pooled.job.results()["receipt"]).encode()).payload)
     assert statement.nonce == last.challenge.nonce
+    assert [item.owner for item in statement.inputs] == [None, "77" * 32, "88" * 32]
 
 
 def test_no_owner_opens_a_pack_twice_or_one_that_is_not_the_jobs(pooled):

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from cvmtool.formats.job import Network
+from cvmtool.formats.pack import Role
 from cvmtool.formats.policybits import GuestPolicy
-from cvmtool.formats.receipt import Access
+from cvmtool.formats.receipt import Access, InputDigest
 from cvmtool.formats.report import SigningKey
 from cvmtool.owner.amdroots import SimulatedRoot
 from cvmtool.owner.receiptplain import SIMULATED, account
@@ -87,6 +88,11 @@ def test_a_providers_key_names_no_chip(receipt):
         ("access", (Access.EXEC,), "that was done: 0 commands, and 0 connections"),
         ("outputs", (), "gave out nothing"),
         ("exit_code", 3, "exit code 3"),
+        (
+            "inputs",
+            (InputDigest(name="ward", role=Role.INPUT, root_hash="00" * 32, owner="77" * 32),),
+            f"with the passphrase of another owner, whose key is {'77' * 32}",
+        ),
     ],
 )
 def test_what_the_guest_says_is_said(receipt, field, value, words):

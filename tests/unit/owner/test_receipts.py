@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cvmtool.errors import AppraisalError, CvmError, FormatError, FreshnessError, VerificationError
 from cvmtool.formats.job import Network
+from cvmtool.formats.parties import Party
 from cvmtool.formats.receipt import Statement
 from cvmtool.owner.amdroots import AmdRoots, SimulatedRoot
 from cvmtool.owner.policy import RootKind
@@ -192,3 +193,16 @@ def test_an_output_that_the_manifest_does_not_allow(receipt, change):
     output = replace(receipt.statement.outputs[0], **change)
     with pytest.raises(VerificationError, match="output"):
         require_manifest(replace(receipt.statement, outputs=(output,)), receipt.guest.manifest.encode())
+
+
+def test_a_receipt_names_the_owner_of_each_pack_as_its_manifest_does(receipt):
+    ours = receipt.guest.manifest
+    party = Party(owner_key="77" * 32, packs=("data",))
+    manifest = replace(ours, parties=(party,), recipients=("55" * 32,))
+    inputs = tuple(
+        replace(item, owner=party.owner_key if item.name == "data" else None) for item in receipt.statement.inputs
+    )
+    statement = replace(receipt.statement, manifest_sha256=manifest.sha256, inputs=inputs)
+    assert require_manifest(statement, manifest.encode()) == manifest
+    with pytest.raises(VerificationError, match="says inputs "):
+        require_manifest(replace(statement, inputs=receipt.statement.inputs), manifest.encode())
