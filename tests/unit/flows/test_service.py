@@ -10,9 +10,12 @@ from contextlib import nullcontext
 import pytest
 
 from cvmtool.config import load_settings
-from cvmtool.errors import HostError
+from cvmtool.errors import HostError, JobError
 from cvmtool.flows import tunnel
+from cvmtool.flows.jobs import JobDir
 from cvmtool.flows.prepare import load_keys
+from cvmtool.flows.results import Outcome
+from cvmtool.flows.run import TrainResult, require_success
 from cvmtool.flows.service import stand_by
 from cvmtool.flows.visit import invite, visit
 from cvmtool.formats.jobterms import Access
@@ -120,3 +123,43 @@ def test_a_service_that_never_answers_is_not_said_to(running, channel, monkeypat
 
     stand_by(channel, running.guest.manifest, "serving-1", follow, reporter)
     assert reporter.heard == []
+
+
+def ended(tmp_path, cause, exit_code, *, refused=()):
+    outcome = Outcome(
+        exit_code=exit_code,
+        cause=cause,
+        outputs=(),
+        refused=refused,
+        log_size=0,
+        log_sha256="",
+        receipt=b"",
+    )
+    job = JobDir.create(tmp_path / "jobs", "serving", simulated=True)
+    return TrainResult(job=job, outcome=outcome, outputs=(), folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cause", "exit_code"), [("stopped", 0), ("stopped", 143), ("stopped", 137), ("timeout", 137), ("exited", 0)]
+)
+def test_how_a_service_may_end(tmp_path, cause, exit_code):
+    result = ended(tmp_path, cause, exit_code)
+    require_success(result, service=True)
+    assert result.job.record.exit_code == exit_code
+
+
+@pytest.mark.parametrize(("cause", "exit_code"), [("exited", 1), ("memory", 137), ("runtime", 125)])
+def test_how_a_service_may_not_end(tmp_path, cause, exit_code):
+    with pytest.raises(JobError, match=f"exit code {exit_code}"):
+        require_success(ended(tmp_path, cause, exit_code), service=True)
+
+
+@pytest.mark.parametrize("cause", ["stopped", "timeout"])
+def test_no_other_job_ends_well_by_being_ended(tmp_path, cause):
+    with pytest.raises(JobError):
+        require_success(ended(tmp_path, cause, 137))
+
+
+def test_a_service_too_must_leave_what_it_declared(tmp_path):
+    with pytest.raises(JobError, match=r"stats\.json"):
+        require_success(ended(tmp_path, "stopped", 0, refused=(("stats.json", "missing"),)), service=True)
