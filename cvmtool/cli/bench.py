@@ -46,7 +46,7 @@ def bench(
     """
     from cvmtool.cli.render import JsonReporter, TerminalReporter, emit
     from cvmtool.config import load_settings
-    from cvmtool.flows.bench import compare
+    from cvmtool.flows.bench import compare, require_comparable
     from cvmtool.flows.fit import refuse_unfit
     from cvmtool.flows.images import bring_up_to_date
     from cvmtool.flows.jobplan import Plan
@@ -60,6 +60,7 @@ def bench(
         reporter.banner()
     plan = Plan(simulated=dry_run, host=settings.host, key_service=AMD_URL)
     gate, platform, file = plan.gate(settings), plan.platform(settings), read_job(job)
+    require_comparable(file)
     folder = out or Path("results") / f"bench-{file.name}"
     folder.mkdir(parents=True, exist_ok=True)
     with reporter.stage(Stage.BUILD, f"guest image {file.image}"):

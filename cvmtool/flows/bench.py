@@ -29,6 +29,7 @@ from cvmtool.flows.train import train
 from cvmtool.formats.control import LogRecord
 from cvmtool.formats.job import Kind
 from cvmtool.owner.appraise import VerifiedGuest
+from cvmtool.owner.jobfile import JobFile
 
 NATIVE, PLAIN, DRY_RUN, CONFIDENTIAL = "native", "plain-vm", "dry-run", "confidential-vm"
 
@@ -97,6 +98,26 @@ class _Clock:
         )
 
 
+def require_comparable(job: JobFile) -> None:
+    """Refuse a job that only a confidential VM can run, or that does not end by itself.
+
+    Raises:
+        ConfigError: it is one; the message names the keys.
+    """
+    lacking = {
+        "kind: serve": job.kind is Kind.SERVE,
+        "checkpoint": job.checkpoint is not None,
+        "network": bool(job.destinations),
+        "parties": bool(job.parties),
+        "resources.gpus": job.resources.gpus > 0,
+    }
+    if found := [key for key, there in lacking.items() if there]:
+        raise ConfigError(
+            f"job {job.name} has {', '.join(found)}; a job without is required to compare: only a confidential VM has it",
+            hint="compare a copy of the job without",
+        )
+
+
 def compare(
     prepared: Prepared,
     *,
@@ -112,12 +133,7 @@ def compare(
         ConfigError: the job is one that cannot be compared.
         JobError: the container fails; HostError and what `train` raises.
     """
-    manifest = prepared.manifest
-    if manifest.kind is not Kind.TRAIN or manifest.checkpoint is not None or manifest.destinations:
-        raise ConfigError(
-            f"job {manifest.name} serves, keeps checkpoints on a volume or has a network; none of them is required to compare",
-            hint="compare a copy of the job without kind, checkpoint and network",
-        )
+    require_comparable(prepared.file)
     simulated = platform.roots.simulated
     emulated: list[str | None] = [None]
 
@@ -154,7 +170,7 @@ def compare(
                         raise
                     skipped[where] = error.message
     return Comparison(
-        job=manifest.name,
+        job=prepared.manifest.name,
         simulated=simulated,
         emulated=emulated[0],
         rounds=rounds,

@@ -10,15 +10,17 @@ from cvmtool.cli.render import JsonReporter
 from cvmtool.config import load_settings
 from cvmtool.errors import ConfigError, HostError
 from cvmtool.flows import bench
-from cvmtool.flows.bench import compare
+from cvmtool.flows.bench import compare, require_comparable
 from cvmtool.flows.benchphases import Watch
 from cvmtool.flows.jobplan import Plan
 from cvmtool.flows.reporter import Stage
 from cvmtool.formats.control import LogRecord, Stream
-from cvmtool.formats.job import Kind
+from cvmtool.owner.jobfile import parse_job_file
+from tests.samples import JOB_YAML
 from tests.unit.flows.runs import prepared_job
 
 PLAN = Plan(simulated=True)
+RECIPIENT = "age1rr9qp5h3wv86muadxqhv49r8j7j7d4g57uq9dauvnv4takrn8pvqew7s76"
 
 
 def watch(run: float) -> Watch:
@@ -42,11 +44,11 @@ def ask(tmp_path, monkeypatch):
         with reporter.stage(Stage.RESULTS, "text"):
             pass
 
-    def run(native, plain, *, rounds=1, train=train, changes=None):
+    def run(native, plain, *, rounds=1, train=train, text=None):
         monkeypatch.setattr(bench, "run_native", lambda *_: next(native))
         monkeypatch.setattr(bench, "run_plain", lambda *_: next(plain))
         monkeypatch.setattr(bench, "train", train)
-        job = replace(prepared, manifest=replace(prepared.manifest, **changes)) if changes else prepared
+        job = replace(prepared, file=parse_job_file(text)) if text else prepared
         return compare(
             job,
             platform=PLAN.platform(settings),
@@ -97,7 +99,26 @@ def test_a_machine_that_fails_is_an_error(ask):
         ask(iter([watch(1.0)]), dies())
 
 
-@pytest.mark.parametrize("changes", [{"kind": Kind.SERVE}])
-def test_a_job_that_is_no_run_to_an_end_cannot_be_compared(ask, changes):
-    with pytest.raises(ConfigError, match="none of them is required"):
-        ask(iter(()), iter(()), changes=changes)
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("kind: serve\nserve: {port: 80}\n", "kind: serve"),
+        ("checkpoint: {size: 1GiB}\n", "checkpoint"),
+        ("network: {allow: [example.org:443]}\n", "network"),
+        (f"parties: {{clinic: {'9d' * 32}}}\nrecipients: [{RECIPIENT}]\n", "parties"),
+    ],
+)
+def test_a_job_that_only_a_confidential_vm_runs_cannot_be_compared(text, named):
+    with pytest.raises(ConfigError, match=f"has {named}; a job without is required"):
+        require_comparable(parse_job_file(JOB_YAML + text))
+
+
+def test_nor_one_with_gpus_and_all_reasons_are_told():
+    text = JOB_YAML.replace("cpu: EPYC-Genoa", "cpu: EPYC-Genoa, gpus: 1") + "checkpoint: {size: 1GiB}\n"
+    with pytest.raises(ConfigError, match=r"has checkpoint, resources\.gpus; "):
+        require_comparable(parse_job_file(text))
+
+
+def test_a_comparison_asks_as_well(ask):
+    with pytest.raises(ConfigError, match="has checkpoint"):
+        ask(iter(()), iter(()), text=JOB_YAML + "checkpoint: {size: 1GiB}\n")
