@@ -22,6 +22,7 @@ from cvmtool.flows.packfile import (
     rekey_pack,
     seal_input,
     sidecar_of,
+    take_container,
 )
 from cvmtool.flows.packs import encode_descriptor, tree_digest
 from cvmtool.formats.pack import HEADER_SIZE, Role
@@ -301,3 +302,36 @@ def test_the_header_is_json_that_a_script_can_read(sealed):
     document = json.loads(sidecar_of(sealed).read_text())
     assert document["metadata"]["origin"] == "the north ward"
     assert encode_header(read_pack(sealed).header) == sidecar_of(sealed).read_bytes()
+
+
+def test_a_pack_of_a_party_is_taken_as_it_is_and_of_nobody_else(sealed):
+    others = {"settings": load_settings(), "keys": OTHER, "progress": lambda _done, _all: None}
+    assert seal_input(sealed, "theirs", parties=[KEYS.public.hex()], **others).header.owner_key == KEYS.public.hex()
+    with pytest.raises(VerificationError, match="is signed by the key"):
+        seal_input(sealed, "theirs", parties=["77" * 32], **others)
+
+
+@pytest.fixture
+def container(tmp_path):
+    image = Image(layer(member("train", b"#!")))
+    image.write(tmp_path / "oci")
+    out = tmp_path / "container.pack"
+    source = Source(reference=f"oci:{tmp_path / 'oci'}", kind=ContentKind.CONTAINER, digest=image.digest)
+    pack_to_file(source, out, name="tools", metadata=Metadata(), keys=KEYS)
+    return out, image.digest
+
+
+def test_a_sealed_container_is_taken_of_us_or_a_party_if_it_is_of_that_image(container):
+    path, digest = container
+    assert take_container(path, digest, keys=KEYS).descriptor.name == "container"
+    theirs = take_container(path, digest, keys=OTHER, parties=[KEYS.public.hex()])
+    assert (theirs.path, theirs.descriptor.role, theirs.reused) == (path, Role.CONTAINER, True)
+    with pytest.raises(VerificationError, match="is signed by the key"):
+        take_container(path, digest, keys=OTHER)
+    with pytest.raises(VerificationError, match="is of the image"):
+        take_container(path, "sha256:" + "0" * 64, keys=KEYS)
+
+
+def test_data_is_no_container(sealed):
+    with pytest.raises(ConfigError, match="is of no container"):
+        take_container(sealed, "sha256:" + "0" * 64, keys=KEYS)
