@@ -26,6 +26,7 @@ PACKAGE_DIR = Path(__file__).resolve().parent
 KEYSTORE_FILE = "owner.key"  # the owner's seed, 0600
 JOBS_DIR = "jobs"  # one directory a run: record, evidence, verdict, log, outputs, receipt
 CASES_DIR = "cases"  # evidence of refusals, for `cvmtool attest replay`
+VISITS_DIR = "visits"  # sessions with others' running jobs; below a run, those of its owner beside the one that runs it
 PACKS_DIR = "packs"  # sealed packs by content
 DRYRUN_DIR = "dryrun"  # the simulated AMD root and its keys
 PROBES_DIR = "probes"  # what running something taught us about this host
@@ -126,6 +127,11 @@ class Settings:
     def cases_dir(self) -> Path:
         """One directory a refusal."""
         return self.state_dir / CASES_DIR
+
+    @property
+    def visits_dir(self) -> Path:
+        """One directory a session with another account's running job."""
+        return self.state_dir / VISITS_DIR
 
     @property
     def packs_dir(self) -> Path:

@@ -178,10 +178,10 @@ def _way(job: str | None, shared: Path | None, policy: Path | None, host: str | 
 
 
 def _way_to(job: str) -> _Way:
-    from cvmtool.config import load_settings
+    from cvmtool.config import VISITS_DIR, load_settings
     from cvmtool.flows.jobs import load_job
     from cvmtool.flows.tunnel import comes_to_its_end
-    from cvmtool.flows.visit import VISITS_DIR, host_of, invite
+    from cvmtool.flows.visit import host_of, invite
 
     settings = load_settings()
     found = load_job(settings.jobs_dir, job)
@@ -195,7 +195,6 @@ def _way_to(job: str) -> _Way:
 
 def _shared_way(file: Path, policy: Path | None, settings: Settings) -> _Way:
     from cvmtool.cli.files import read_file
-    from cvmtool.flows.visit import VISITS_DIR
     from cvmtool.owner.invitation import MAX_INVITATION, parse_invitation
     from cvmtool.owner.policyfile import parse_policy
 
@@ -206,7 +205,7 @@ def _shared_way(file: Path, policy: Path | None, settings: Settings) -> _Way:
     return _Way(
         invitation=invitation,
         settings=settings,
-        kept_in=settings.state_dir / VISITS_DIR,
+        kept_in=settings.visits_dir,
         is_over=lambda: False,  # its owner alone knows
     )
 

@@ -42,7 +42,6 @@ from cvmtool.owner.keystore import OwnerKeys
 from cvmtool.owner.policyfile import parse_policy
 from cvmtool.owner.session import Session
 
-VISITS_DIR = "visits"  # below a job's record, or a client's state directory: one case a session
 _ANSWER_SECONDS = 60.0  # for a report, from a guest that runs
 
 
