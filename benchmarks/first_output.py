@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,7 @@ class Clock:
 
     def step(self, text: str) -> None: ...
     def progress(self, done: int, total: int) -> None: ...
+    def usage(self, usage: Mapping[str, int]) -> None: ...
     def notice(self, text: str) -> None: ...
     def verdict(self, guest: VerifiedGuest) -> None: ...
 
