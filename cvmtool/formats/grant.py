@@ -24,7 +24,7 @@ from cvmtool.formats.job import (
     require_distinct,
 )
 from cvmtool.formats.jobterms import parse_recipients
-from cvmtool.formats.pack import parse_uuid
+from cvmtool.formats.pack import NAME, parse_uuid
 from cvmtool.formats.packheader import read_moment
 from cvmtool.formats.wire import JsonObject, canonical_json, lp, members, natural, parse_hex, parse_json, typed
 
@@ -39,13 +39,15 @@ _LABEL = b"cvmtool/v1/grant"
 class GrantedPack:
     """A pack whose passphrase may be released."""
 
+    name: str
+    """In the job: the container finds it as /inputs/NAME, and what it makes of it may depend on that."""
     root_hash: str
     luks_uuid: str
     """What the passphrase follows from: a manifest that gives the pack another one asks for another key."""
 
     def to_json(self) -> JsonObject:
-        """Return the pack's two names."""
-        return {"root_hash": self.root_hash, "luks_uuid": self.luks_uuid}
+        """Return the pack as it stands in a grant."""
+        return {"name": self.name, "root_hash": self.root_hash, "luks_uuid": self.luks_uuid}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +155,15 @@ def _packs(value: JsonObject) -> tuple[GrantedPack, ...]:
     packs = []
     for item in _objects(value, "packs", MAX_PACKS):
         members(item, what=what, required=set(GrantedPack.__slots__))
-        root = parse_hex(item["root_hash"], 32, what=f"{what}.root_hash").hex()
-        packs.append(GrantedPack(root_hash=root, luks_uuid=parse_uuid(item["luks_uuid"], what=f"{what}.luks_uuid")))
+        if not NAME.fullmatch(typed(item, "name", str, what=what)):
+            raise FormatError(f"{what}.name is {item['name'][:64]!r}; the name of a pack is required")
+        packs.append(
+            GrantedPack(
+                name=item["name"],
+                root_hash=parse_hex(item["root_hash"], 32, what=f"{what}.root_hash").hex(),
+                luks_uuid=parse_uuid(item["luks_uuid"], what=f"{what}.luks_uuid"),
+            )
+        )
     roots = [pack.root_hash for pack in packs]
     if not roots or roots != sorted(set(roots)):
         raise FormatError(f"{what} is empty, not ascending, or names a pack twice")

@@ -7,7 +7,7 @@ Spec: docs/protocol.md section 16. What must hold (every check is made, and all 
 
     1  the job is the grant's coordinator's: the guest obeys that key
     2  it is the one manifest, if the grant is for one
-    3  the packs that the manifest gives this owner are granted ones, with the UUIDs that their passphrases follow from
+    3  the packs that the manifest gives this owner are granted ones, by the names and with the UUIDs that were granted
     4  the container's pack, arguments, environment and working directory are the granted ones
     5  no other output may leave, of no other kind, and none larger
     6  outputs are sealed to granted recipients alone
@@ -87,7 +87,7 @@ def make_grant(
                 f"the job wants your pack {pack.name} with the root hash {pack.root_hash[:16]}..., which is none of those named",
                 hint="name each pack that you allow with --pack; cvmtool data show FILE prints its root hash",
             )
-        packs.append(GrantedPack(root_hash=mine.root_hash, luks_uuid=mine.luks_uuid))
+        packs.append(GrantedPack(name=pack.name, root_hash=mine.root_hash, luks_uuid=mine.luks_uuid))
     return sign_grant(
         Grant(
             id=identity,
@@ -158,7 +158,7 @@ def judge_grant(
         boot: the guest that is to get them; None asks whether any other one may.
     """
     wanted = {pack for pack in manifest.packs if pack.name in _names(manifest, grant.owner_key)}
-    granted = {(pack.root_hash, pack.luks_uuid) for pack in grant.packs}
+    granted = {(pack.name, pack.root_hash, pack.luks_uuid) for pack in grant.packs}
     allowed = {output.name: output for output in grant.outputs}
     more = [
         output
@@ -179,8 +179,8 @@ def judge_grant(
         (
             "packs",
             ", ".join(sorted(f"{pack.name} ({pack.root_hash[:16]}...)" for pack in wanted)) or "none",
-            ", ".join(f"{pack.root_hash[:16]}..." for pack in grant.packs),
-            bool(wanted) and {(pack.root_hash, pack.luks_uuid) for pack in wanted} <= granted,
+            ", ".join(f"{pack.name} ({pack.root_hash[:16]}...)" for pack in grant.packs),
+            bool(wanted) and {(pack.name, pack.root_hash, pack.luks_uuid) for pack in wanted} <= granted,
         ),
         (
             "container",
@@ -244,7 +244,7 @@ def choose_grant(
 _WHY = {
     "coordinator": "the guest obeys the key of whoever the job belongs to",
     "manifest": "the grant is for one manifest, and this is another",
-    "packs": "a passphrase opens the pack that it was granted for, and no other one leaves",
+    "packs": "a passphrase opens the pack that it was granted for, where the container was to find it, and no other one leaves",
     "container": "what runs, and how it is called, decides what becomes of the data",
     "outputs": "what is not granted stays in the guest",
     "recipients": "whoever is a recipient reads the outputs",

@@ -21,7 +21,7 @@ def grant(**changes) -> Grant:
         coordinator=job.owner_key,
         manifest=job.sha256.hex(),
         packs=tuple(
-            GrantedPack(root_hash=pack.root_hash, luks_uuid=pack.luks_uuid)
+            GrantedPack(name=pack.name, root_hash=pack.root_hash, luks_uuid=pack.luks_uuid)
             for pack in job.packs
             if pack.name == "clinic"
         ),
@@ -50,7 +50,7 @@ def test_a_grant_is_read_as_it_was_written():
 def test_the_signature_covers_everything_but_itself(key):
     other = {
         "manifest": None,
-        "packs": (GrantedPack(root_hash="00" * 32, luks_uuid=grant().packs[0].luks_uuid),),
+        "packs": (replace(grant().packs[0], name="elsewhere"),),
         "container": replace(grant().container, args=("sh",)),
         "outputs": (),
         "recipients": ("55" * 32,),
@@ -73,7 +73,8 @@ def test_the_signature_covers_everything_but_itself(key):
         (("packs",), DOCUMENT["packs"] * 2),
         (("packs",), DOCUMENT["packs"] * 17),
         (("packs", 0, "luks_uuid"), "not-one"),
-        (("packs", 0, "name"), "clinic"),
+        (("packs", 0, "name"), "../clinic"),
+        (("packs", 0, "size"), 7),
         (("container_root",), None),
         (("container", "args"), []),
         (("container", "shell"), True),

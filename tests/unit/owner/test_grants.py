@@ -67,6 +67,10 @@ LIES = {
     "grant-coordinator": job(owner_key="23" * 32),
     "grant-packs: another pack": with_pack(root_hash="00" * 32),
     "grant-packs: the key of another pack": with_pack(luks_uuid="ffffffff-89ab-cdef-0123-456789abcdef"),
+    "grant-packs: under another name": job(
+        packs=tuple(replace(item, name="model") if item.name == "clinic" else item for item in job().packs),
+        parties=(replace(job().parties[0], packs=("model",)), job().parties[1]),
+    ),
     "grant-packs: one pack more": job(parties=(replace(job().parties[0], packs=("clinic", "ward")),)),
     "grant-packs: none": job(parties=job().parties[1:]),
     "grant-container: another container": with_container_pack("00" * 32),
@@ -132,7 +136,7 @@ def test_only_packs_that_the_owner_names_are_granted():
     for own in ({}, {PACK.root_hash: replace(PACK, luks_uuid="ffffffff-89ab-cdef-0123-456789abcdef")}):
         with pytest.raises(ConfigError, match="none of those named"):
             make_grant(job(), own, terms, CLINIC, identity="1d" * 16)
-    # Under which name the coordinator mounts a pack is the coordinator's business.
+    # What a pack was called when it was made is no part of it.
     renamed = {PACK.root_hash: replace(PACK, name="wards")}
     assert make_grant(job(), renamed, terms, CLINIC, identity="1d" * 16).packs[0].root_hash == PACK.root_hash
 
