@@ -341,7 +341,7 @@ def test_no_json_text_that_was_to_go_is_left(tmp_path_factory, documents):
     folder = tmp_path_factory.mktemp("t")
     text = lines_of(['action = "redact"\npatterns = ["email", "card", "ipv4"]'], "keep")
     written = one(folder, "t.jsonl", "".join(json.dumps(item) + "\n" for item in documents), text)
-    found = [json.loads(line) for line in written.splitlines()] if "\u2028" not in written else []
+    found = [json.loads(line) for line in written.split("\n") if line]  # other ends of lines may stand in a text
     for leaf in texts(found):
         assert not any(holds(leaf) for holds in SCANNERS)
 
