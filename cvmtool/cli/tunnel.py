@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +57,9 @@ def tunnel(
             "--policy", help="With --shared: what is acceptable, instead of what the file says.", metavar="FILE"
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --shared: the job may be a dry run's, SIMULATED / NOT CONFIDENTIAL.")
+    ] = False,
     host: Host = None,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +72,7 @@ def tunnel(
 
     if shared is not None and job is not None and port is None and job.isdecimal():
         port, job = int(job), None  # the one number that is given is the port
-    way = _way(job, shared, policy, host)
+    way = _way(job, shared, policy, host, dry_run=dry_run)
     invitation, settings = way.invitation, way.settings
     inside = _port(port, invitation)
     address, here = _address(listen)
@@ -88,10 +92,16 @@ def tunnel(
                     address=bound,
                     port=number,
                     inside=inside,
+                    owner=invitation.manifest.owner_key,
                     case=str(visited.case),
                 )
             else:
                 typer.echo(f"http://{f'[{bound}]' if ':' in bound else bound}:{number}")
+                if shared is not None:
+                    owner = sha256(bytes.fromhex(invitation.manifest.owner_key)).hexdigest()
+                    reporter.notice(
+                        f"the job {invitation.manifest.name} of the owner with the fingerprint sha256:{owner}"
+                    )
                 reporter.notice(f"connections there reach port {inside} of {invitation.machine}, until Ctrl-C")
                 reporter.notice(f"what speaks for its guest: cvmtool attest replay {visited.case}")
             serve(listener, visited.channel, inside, notice=reporter.notice, is_over=way.is_over)
@@ -165,15 +175,17 @@ class _Way:
     is_over: Callable[[], bool]
 
 
-def _way(job: str | None, shared: Path | None, policy: Path | None, host: str | None) -> _Way:
+def _way(job: str | None, shared: Path | None, policy: Path | None, host: str | None, *, dry_run: bool) -> _Way:
     from cvmtool.config import load_settings
 
     if (job is None) == (shared is None):
         raise typer.BadParameter("a job, or --shared FILE, is required", param_hint="JOB")
     if shared is not None:
-        return _shared_way(shared, policy, load_settings(host=host))
-    if policy is not None or host is not None:
-        raise typer.BadParameter("belongs to --shared; a job's record knows both", param_hint="--policy, --host")
+        return _shared_way(shared, policy, load_settings(host=host), dry_run=dry_run)
+    if policy is not None or host is not None or dry_run:
+        raise typer.BadParameter(
+            "belongs to --shared; a job's record knows it", param_hint="--policy, --host, --dry-run"
+        )
     return _way_to(str(job))
 
 
@@ -193,8 +205,9 @@ def _way_to(job: str) -> _Way:
     )
 
 
-def _shared_way(file: Path, policy: Path | None, settings: Settings) -> _Way:
+def _shared_way(file: Path, policy: Path | None, settings: Settings, *, dry_run: bool) -> _Way:
     from cvmtool.cli.files import read_file
+    from cvmtool.errors import ConfigError
     from cvmtool.owner.invitation import MAX_INVITATION, parse_invitation
     from cvmtool.owner.policyfile import parse_policy
 
@@ -202,6 +215,12 @@ def _shared_way(file: Path, policy: Path | None, settings: Settings) -> _Way:
     if policy is not None:
         text = read_file(policy, most=MAX_INVITATION).decode("utf-8", "replace")
         invitation = replace(invitation, policy=parse_policy(text))
+    if invitation.policy.trusted_roots().simulated and not dry_run:
+        # Whoever can change the file could make a real service a pretended one.
+        raise ConfigError(
+            f"{policy or file} accepts simulated evidence: nothing of that job is confidential",
+            hint="--dry-run says that this is meant",
+        )
     return _Way(
         invitation=invitation,
         settings=settings,

@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
+import hashlib
 import json
 import os
 import signal
@@ -132,6 +133,7 @@ def test_a_tunnel_as_json(make, jobs):
         "address": "127.0.0.1",
         "port": user.port,
         "inside": PORT,
+        "owner": running.guest.manifest.owner_key,
     }
     assert case.startswith(str(running.job.path / "visits"))
 
@@ -172,8 +174,10 @@ def test_another_account_comes_by_what_the_owner_shares(make, jobs, client, tmp_
     )
     assert client() == key
     user = User(running)
-    code, out, _ = jobs("tunnel", "--shared", file, "--listen", f"127.0.0.1:{user.port}")
+    code, out, err = jobs("tunnel", "--shared", file, "--dry-run", "--listen", f"127.0.0.1:{user.port}")
     assert (code, user.end(), out) == (0, b"hello", f"http://127.0.0.1:{user.port}\n")
+    owner = hashlib.sha256(bytes.fromhex(running.guest.manifest.owner_key)).hexdigest()
+    assert f"of the owner with the fingerprint sha256:{owner}" in err
     assert [case.accepted for case in map(read_case, (tmp_path / "client/visits").iterdir())] == [True]
 
 
@@ -187,7 +191,17 @@ def test_what_is_shared_has_no_secret_and_lets_nobody_in(make, jobs, client, tmp
     assert seed not in file.read_bytes()
     client()
     with pytest.raises(ConfigError, match="not among those"):
+        jobs("tunnel", "--shared", file, "--dry-run")
+
+
+def test_a_pretended_service_is_not_taken_for_a_real_one(make, jobs, client, tmp_path):
+    running = make(tunnels=(PORT,))
+    file = tmp_path / "shared.json"
+    jobs("share", "serving", "--out", file)
+    client()
+    with pytest.raises(ConfigError, match="accepts simulated evidence"):
         jobs("tunnel", "--shared", file)
+    assert running.sessions == 0
 
 
 def test_a_client_may_judge_by_a_policy_of_its_own(make, jobs, client, tmp_path):
@@ -200,7 +214,7 @@ def test_a_client_may_judge_by_a_policy_of_its_own(make, jobs, client, tmp_path)
     policy.write_text(encode_policy(running.guest.policy(measurements=frozenset({b"M" * 48}))))
     client(theirs)
     with pytest.raises(AppraisalError):
-        jobs("tunnel", "--shared", file, "--policy", policy)
+        jobs("tunnel", "--shared", file, "--policy", policy, "--dry-run")
     assert running.logins == 0
 
 
@@ -225,6 +239,7 @@ def test_a_port_must_be_one_that_the_job_names(make, jobs):
         ("serving", "--shared", "FILE"),
         ("serving", "--host", "lab"),
         ("serving", "--policy", "FILE"),
+        ("serving", "--dry-run"),
         ("serving", "--listen", "8000"),
         ("serving", "--listen", "127.0.0.1:65536"),
     ],
