@@ -68,7 +68,7 @@ def serve(
         while True:
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
-                if channel.request(Op.STATUS).get("stage") != Stage.RUNNING:
+                if channel.request(Op.STATUS).get("stage") == Stage.DONE:
                     return
             with suppress(TimeoutError):
                 local, _ = listener.accept()

@@ -85,6 +85,17 @@ def test_it_ends_with_the_container(running, served):
     assert served.raised is None
 
 
+def test_a_container_that_has_not_begun_is_waited_for(running, served, monkeypatch):
+    asked = threading.Semaphore(0)
+    status = running.life.status
+    monkeypatch.setattr(running.life, "status", lambda: (asked.release(), status())[1])
+    running.life.stage = Stage.UNLOCKED
+    for _ in range(3):
+        assert asked.acquire(timeout=20)
+    running.life.stage = Stage.RUNNING
+    assert post(served.url, b"hello") == b"hello"
+
+
 def test_a_session_that_is_lost_is_said(running, served):
     running.cut()
     served.end()
