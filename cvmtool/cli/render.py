@@ -298,6 +298,9 @@ class JsonReporter:
     def progress(self, done: int, total: int) -> None:
         """Say nothing: scripts do not watch bars."""
 
+    def usage(self, usage: Mapping[str, object]) -> None:
+        """Say nothing: `jobs show --json` has it."""
+
     def notice(self, text: str) -> None:
         """Emit a notice."""
         emit_schema("event", event="notice", text=text)

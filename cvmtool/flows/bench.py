@@ -11,7 +11,7 @@ import secrets
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +74,9 @@ class _Clock:
     def progress(self, done: int, total: int) -> None:
         """Pass it on."""
         self.onwards.progress(done, total)
+
+    def usage(self, usage: Mapping[str, int]) -> None:
+        """Say nothing."""
 
     def notice(self, text: str) -> None:
         """Keep what was said of emulation."""

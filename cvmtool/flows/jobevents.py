@@ -8,7 +8,7 @@ Zone: flows (owner's machine). An event is an object with the fields of `cvmtool
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -97,6 +97,13 @@ class Recorder:
         self._keep(event="verdict", simulated=guest.simulated, checks=checks, unchecked=list(guest.unchecked))
         if self._to is not None:
             self._to.verdict(guest)
+
+    def usage(self, usage: Mapping[str, int]) -> None:
+        """Keep the newest, and pass it on."""
+        with suppress(CvmError):
+            self._database.put_latest(self._job, USAGE, {**usage})
+        if self._to is not None:
+            self._to.usage(usage)
 
     def log(self, record: LogRecord) -> None:
         """Pass it on: the log itself is a file."""

@@ -7,6 +7,7 @@ Zone: flows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -44,6 +45,10 @@ class Reporter(Protocol):
 
     def progress(self, done: int, total: int) -> None:
         """Say how far the running stage has come, in bytes."""
+        ...
+
+    def usage(self, usage: Mapping[str, int]) -> None:
+        """Say what the container uses, by the names of `flows.usage.USED`."""
         ...
 
     def notice(self, text: str) -> None:

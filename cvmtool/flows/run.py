@@ -36,6 +36,7 @@ from cvmtool.flows.platform import Platform
 from cvmtool.flows.reporter import Stage
 from cvmtool.flows.results import Fetched, Outcome, bring_home, read_outcome
 from cvmtool.flows.service import stand_by
+from cvmtool.flows.usage import watching
 from cvmtool.flows.volumestates import States, volume_verdict
 from cvmtool.formats.control import ControlError, Op
 from cvmtool.formats.control import Stage as ControlStage
@@ -203,7 +204,7 @@ class Run:
         # The guest ends the container at its limit; a guest that says nothing long after that says nothing any more.
         silence = self.challenge.manifest.limits.seconds + _GRACE_SECONDS
         pieces = channel.stream(Op.LOGS, offset=self.log.begin(), silence_seconds=silence)
-        with self.keeper.marking(channel):
+        with self.keeper.marking(channel), watching(channel, self.timed.reporter.usage):
             if self._serves:
                 stand_by(
                     channel,

@@ -35,6 +35,7 @@ class Op(StrEnum):
     FETCH = "fetch"
     COMMIT = "commit"
     STOP = "stop"
+    USAGE = "usage"
     EXEC = "exec"
     TUNNEL = "tunnel"
     POWEROFF = "poweroff"

@@ -135,12 +135,36 @@ class Cgroup:
         """Whether the memory limit killed something in the group."""
         return self._count("memory.events", "oom_kill") > 0
 
+    def usage(self) -> dict[str, int]:
+        """Return what the group's processes use: bytes of memory, now and at most, and microseconds of CPU.
+
+        Raises:
+            OSError, ValueError: there is no such group any more.
+        """
+        now, most = (int((self._path / f"memory.{name}").read_text("ascii")) for name in ("current", "peak"))
+        return {
+            "memory_bytes": now,
+            "memory_peak_bytes": most,
+            "cpu_microseconds": self._count("cpu.stat", "usage_usec"),
+        }
+
     def _count(self, file: str, key: str) -> int:
         for line in (self._path / file).read_text("ascii").splitlines():
             name, _, value = line.partition(" ")
             if name == key:
                 return int(value)
         raise OSError(f"{file} has no {key}")
+
+
+def usage_of(rooms: Rooms) -> dict[str, int]:
+    """Return what the job's container uses: `Cgroup.usage`, and bytes of its outputs so far.
+
+    Raises:
+        OSError, ValueError: it does not run.
+    """
+    found = os.statvfs(rooms.outputs)
+    used = (found.f_blocks - found.f_bfree) * found.f_frsize
+    return {**Cgroup(rooms.cgroups / _CGROUP).usage(), "outputs_bytes": used}
 
 
 def run_container(

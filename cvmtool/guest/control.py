@@ -170,6 +170,8 @@ class ControlService:
             case Op.STOP:
                 self._life.job.stop(natural(request, "grace_seconds", what=what, most=MAX_GRACE))
                 return {}, None
+            case Op.USAGE:
+                return self._life.job.usage(), None
             case _:  # poweroff: the caller's part; what talks is `_talk`'s
                 return {}, None
 

@@ -24,7 +24,7 @@ from cvmtool.formats.wire import JsonObject
 from cvmtool.guest import unlock
 from cvmtool.guest.attest import Attested
 from cvmtool.guest.console import Console, Word
-from cvmtool.guest.container import Outcome, Rooms, run_container, stop_container
+from cvmtool.guest.container import Outcome, Rooms, run_container, stop_container, usage_of
 from cvmtool.guest.drawer import Drawer
 from cvmtool.guest.ending import Ending
 from cvmtool.guest.keys import BootKeys
@@ -164,6 +164,18 @@ class Job:
         if self._stage not in {Stage.RUNNING, Stage.DONE}:
             raise RefusedError(ControlError.ORDER, f"the stage is {self._stage.value}; running is required")
         self._ending.ask(grace_seconds)
+
+    def usage(self) -> JsonObject:
+        """Return what the container uses; `container.usage_of` says what that is.
+
+        Raises:
+            RefusedError: `order`: it does not run.
+        """
+        self._require(Stage.RUNNING)
+        try:
+            return {**usage_of(self._rooms)}
+        except (OSError, ValueError) as error:
+            raise RefusedError(ControlError.ORDER, "the container is about to run, or has just ended") from error
 
     def tunnel(self, port: int, owner: socket.socket) -> None:
         """Carry a connection to a port of the container, until it is over.

@@ -73,7 +73,7 @@ class Guest:
         self.asked: list[list[str]] = []
         self.opened, self.did, self.damage, self.refusal = [], [], None, None
         self.go, self.code = threading.Event(), 0
-        self.rooms = Rooms(work=root)
+        self.rooms = Rooms(work=root, cgroups=root / "cgroups")
         self.rooms.outputs.mkdir()
         hands = Hands(
             open_packs=self.open_packs,
@@ -430,6 +430,22 @@ def test_nothing_is_reached_unless_the_container_runs(guest, stage):
             with pytest.raises(RefusedError) as refused:
                 ask()
             assert refused.value.error is ControlError.ORDER
+
+
+def test_what_a_container_uses_is_said_while_it_runs(guest):
+    guest.reach(Stage.UNLOCKED)
+    assert refused(guest.job.usage) is ControlError.ORDER
+    guest.job.run()
+    assert refused(guest.job.usage) is ControlError.ORDER  # crun has not made its group yet
+    group = guest.rooms.cgroups / "job"
+    group.mkdir(parents=True)
+    for name, text in (("memory.current", "7\n"), ("memory.peak", "9\n"), ("cpu.stat", "usage_usec 11\nuser_usec 5\n")):
+        (group / name).write_text(text)
+    used = guest.job.usage()
+    assert used.pop("outputs_bytes") > 0
+    assert used == {"memory_bytes": 7, "memory_peak_bytes": 9, "cpu_microseconds": 11}
+    guest.finish()
+    assert refused(guest.job.usage) is ControlError.ORDER
 
 
 def test_a_running_container_is_reached_as_its_manifest_says(guest):
