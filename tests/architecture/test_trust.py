@@ -18,7 +18,7 @@ MAKERS = {
     "ReferenceManifest": "owner/rim.py",
 }
 # `replace` copies a dataclass with other values; the token that its maker demands is no field, so it cannot be copied.
-SEALERS = {"flows/run.py", "flows/vmsession.py"}
+SEALERS = {"flows/party.py", "flows/run.py", "flows/vmsession.py"}
 
 
 def makes(module: Module, name: str) -> bool:
