@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from cvmtool.flows.jobrecord import JobRecord
     from cvmtool.flows.jobs import JobDir
 
+_MIB = 1 << 20
+
 app = typer.Typer(help="Look at runs, reach into them, end them, take them up again.", no_args_is_help=True)
 
 Job = Annotated[
@@ -91,11 +93,18 @@ def show(
                     typer.echo(f"attempt {number}    {attempt['started']}: {ending}; keys released {keys} times")
         elif value is not None:
             typer.echo(f"{key:<12} {printable(str(value))}")
+    if latest is not None:
+        typer.echo(f"{'used':<12} {_used(latest)}")
     if not decisions:
         typer.echo(f"{'rules':<12} none")
     for decision in decisions:
         word = "allowed" if decision["allowed"] else "DENIED"
         typer.echo(printable(f"{decision['stage']:<12} {word}: {decision['rule']}: {decision['reason']}"))
+
+
+def _used(usage: dict[str, int]) -> str:
+    memory, outputs = usage["memory_peak_bytes"] / _MIB, usage["outputs_bytes"] / _MIB
+    return f"{usage['cpu_microseconds'] / 1e6:.0f} s of CPU, at most {memory:.0f} MiB of memory, {outputs:.0f} MiB of outputs"
 
 
 def _show_metrics(found: JobDir, *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from cvmtool.cli.app import app
 from cvmtool.config import load_settings
 from cvmtool.errors import ConfigError, FormatError
+from cvmtool.flows.jobevents import USAGE
 from cvmtool.flows.jobrecord import JobState
 from cvmtool.flows.jobs import LOG_FILE, JobDir
 from cvmtool.formats.control import LogRecord, Stream
@@ -58,6 +59,14 @@ def test_a_run_is_shown(job, reference):
     assert document["id"] == job.record.id
     assert document["stages"] == {"boot": 1.5, "train": 2.25}
     assert document["state"] == "done"
+
+
+def test_what_a_run_used_is_shown(job):
+    used = {"memory_bytes": 1, "memory_peak_bytes": 7 << 20, "cpu_microseconds": 3_400_000, "outputs_bytes": 2 << 20}
+    job.database.put_latest(job.record.id, USAGE, used)
+    shown = jobs("show", job.record.id).stdout
+    assert "used         3 s of CPU, at most 7 MiB of memory, 2 MiB of outputs" in shown
+    assert json.loads(jobs("show", job.record.id, "--json").stdout)["usage"] == used
 
 
 @pytest.mark.parametrize("command", ["show", "logs"])
