@@ -55,6 +55,7 @@ _CAUSES = {
     "stopped": " (its owner stopped it)",
     "runtime": " (it could not be started)",
 }
+_LOCKED = frozenset({ControlStage.WAITING, ControlStage.CONFIGURED})
 _ENDED = frozenset({"stopped", "timeout"})
 """How a service ends."""
 _GRACE_SECONDS = 300.0
@@ -187,7 +188,7 @@ class Run:
         manifest = self.challenge.manifest
         if stage is ControlStage.WAITING:
             configure(attached, manifest)
-        if stage in {ControlStage.WAITING, ControlStage.CONFIGURED}:
+        if stage in _LOCKED:
             self.gate.release(attached.guest)
             gpus = self.platform.verify_gpus(
                 attached.channel,
@@ -288,6 +289,17 @@ def _unsaid(_stage: Stage, _text: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def opened_meanwhile(channel: AgentChannel, error: GuestError) -> bool:
+    """Say whether a guest refused keys because it has used those of an earlier session, which broke before it could say so.
+
+    Making a volume takes seconds. The state that it was marked with then is one that its owner takes.
+
+    Raises:
+        HostError, FormatError: as `agent_stage`.
+    """
+    return error.error == ControlError.ORDER and agent_stage(channel) not in _LOCKED
+
+
 def configure(attached: Attached, manifest: JobManifest) -> None:
     """Hand the guest its job, and the certificates that its receipt is to carry so that it verifies offline."""
     certificates = to_base64(attached.evidence.cert_table)
@@ -326,6 +338,8 @@ def send_sealed(channel: AgentChannel, sealed: bytes, *, states: States | None =
     try:
         channel.request(Op.RELEASE, sealed=to_base64(sealed))
     except GuestError as error:
+        if opened_meanwhile(channel, error):
+            return
         if states:
             states.refused(error)
         raise _disk_changed(error) or error from error

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cvmtool.errors import AppraisalError, CvmError, HostError
 from cvmtool.flows.attach import Attached, StageOf, attach
 from cvmtool.flows.attempts import Attempt, SessionNote, now
-from cvmtool.flows.run import agent_stage, verdict_document
+from cvmtool.flows.run import agent_stage, opened_meanwhile, verdict_document
 from cvmtool.flows.vmrecords import EVIDENCE_FILE, VERDICT_FILE
 from cvmtool.flows.vms import Vm
 from cvmtool.flows.vmstate import Milestone
@@ -100,6 +100,9 @@ def unlock(vm: Vm, opened: VmSession) -> JsonObject:
     try:
         answer = channel.request(Op.RELEASE, sealed=to_base64(sealed))
     except GuestError as error:
+        if opened_meanwhile(channel, error):
+            vm.folder.reach(Milestone.UNLOCKED)
+            return {}
         states.refused(error)
         raise volume_verdict(error) or error from error
     states.acknowledge()
