@@ -3,7 +3,8 @@
 """The dm-verity tree of a pack, made while the pack is written.
 
 Zone: data (the owner's machine).
-veritysetup would read the whole pack once more after it was written; here a piece is hashed while the next one is encrypted.
+veritysetup would read the whole pack once more after it was written; here a piece is hashed while others are read and
+written (not while one is encrypted: both are calls of a microsecond, and Python's lock goes to one of them at a time).
 The digests of the blocks (public: they are of ciphertext) go to a temporary file, since they grow with the pack; all above
 them stays small.
 """
