@@ -303,12 +303,23 @@ class _View:
 
 
 def _views(text: str) -> tuple[_View, ...]:
-    """Return text in its plain forms: two if it has invisible characters, which may cut a number as well as join two."""
+    """Return text in its plain forms, more than one if it has characters that may cut a number as well as be nothing or a digit.
+
+    Those are invisible ones, and numbers that are no decimal digits: the mark of a footnote behind a card's number.
+    """
     if not _FOREIGN.search(text):
         return (_View(text),)
     plain = [_plain_character(character) for character in text]
-    without, apart = _view(plain, ""), _view(plain, "\0")
-    return (without,) if without == apart else (without, apart)
+    cut = [
+        "\0" if unicodedata.category(character) == "No" else form for character, form in zip(text, plain, strict=True)
+    ]
+    views: list[_View] = []
+    for forms in (plain,) if cut == plain else (plain, cut):
+        for invisible in ("", "\0"):
+            view = _view(forms, invisible)
+            if view not in views:
+                views.append(view)
+    return tuple(views)
 
 
 def _view(plain: Sequence[str], invisible: str) -> _View:

@@ -142,6 +142,17 @@ def test_an_invisible_character_cuts_and_joins():
     assert redact("41111111\u200b11111111", "card") == "[card]"
 
 
+@pytest.mark.parametrize("mark", ["\u00b2", "\u2461", "\u00bd", "\u2075"])
+def test_the_mark_of_a_footnote_hides_no_number(mark):
+    """It reads as a digit, and is none of the number's; or it is."""
+    assert redact(f"4111 1111 1111 1111{mark}", "card") == f"[card]{mark}"
+    assert redact(f"{mark}4111\u200b1111 1111 1111{mark}", "card") == f"{mark}[card]{mark}"
+
+
+def test_a_number_in_raised_digits_is_one():
+    assert redact("4111 1111 1111 111\u00b9", "card") == "[card]"
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.lists(PIECES, max_size=6).map("".join))
 def test_nothing_that_was_to_go_is_left(text):
