@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from cvmtool.flows.hostile import HostileHost, between, flip_byte, retable
+from cvmtool.flows.hostile import HostileHost, beset, between, flip_byte, retable
+from cvmtool.flows.hosts import Host
+from cvmtool.flows.machine import Machine
 from cvmtool.formats.channel import AGENT_PORT, PSP_PORT
 from cvmtool.host.files import LocalFiles
 from cvmtool.host.live import parse_live_domain
@@ -79,6 +81,18 @@ def test_somebody_in_between_rewrites_both_directions_of_the_agents_port_alone()
     psp = host.open_port("m", PSP_PORT)
     inner.ports[PSP_PORT].sendall(b"yes")
     assert exactly(psp, 3) == b"yes"
+
+
+def test_somebody_sits_down_between_owner_and_a_machine_that_runs_already():
+    inner = Hypervisor()
+    host = Host(name="h", uri="u", hypervisor=inner, files=LocalFiles(), machines="/m", store=None, local=True)
+    machine = Machine(name="m", host=host, launch=None, started=0.0, reopen=None, forget=None, notice=None)
+    listened = beset(machine, between(answer=bytes.upper))
+    port = listened.hypervisor.open_port("m", AGENT_PORT)
+    inner.ports[AGENT_PORT].sendall(b"answer")
+    assert exactly(port, 6) == b"ANSWER"
+    assert listened.hypervisor.state("m") == "state of m"
+    assert machine.hypervisor is inner
 
 
 @pytest.mark.parametrize(("at", "expected"), [(0, b"`bc"), (2, b"abb"), (-1, b"abb"), (-3, b"`bc")])
