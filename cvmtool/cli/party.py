@@ -17,8 +17,9 @@ from cvmtool.cli.files import read_file
 from cvmtool.cli.options import Json
 
 if TYPE_CHECKING:
+    from cvmtool.config import Settings
     from cvmtool.flows.grants import KeptGrant
-    from cvmtool.flows.party import Party, PolicyOf
+    from cvmtool.flows.party import PolicyOf
     from cvmtool.formats.job import JobManifest
     from cvmtool.owner.amdroots import Roots
     from cvmtool.owner.policy import Policy
@@ -35,15 +36,18 @@ _Job = Annotated[str, typer.Option("--job", help="The job's id there, or its beg
 def show(folder: _Folder, *, job: _Job = "", as_json: Json = False) -> None:
     """Tell what a job wants to do with your packs, and whether a grant of yours allows it."""
     from cvmtool.cli.render import emit_schema, printable
+    from cvmtool.config import load_settings
     from cvmtool.flows.grants import load_grants
     from cvmtool.flows.party import find_job
+    from cvmtool.flows.prepare import load_keys
     from cvmtool.owner.age import render_recipient
     from cvmtool.owner.grants import ConsentError, choose_grant, packs_of
 
-    party = _party()
-    exchange, pooled = find_job(party, folder, job)
-    manifest, own = pooled.manifest, party.keys.public.hex()
-    grants = [(kept.grant, kept.used()) for kept in load_grants(party.settings)]
+    settings = load_settings()
+    keys = load_keys(settings)
+    exchange, pooled = find_job(keys, folder, job)
+    manifest, own = pooled.manifest, keys.public.hex()
+    grants = [(kept.grant, kept.used()) for kept in load_grants(settings)]
     against: str | None = None
     try:
         grant: str | None = choose_grant(grants, manifest, at=datetime.now(UTC)).id
@@ -110,18 +114,21 @@ def grant_job(
 ) -> None:
     """Allow a job that you looked at (`party show`) to use packs of yours. Nothing is released yet."""
     from cvmtool.cli.render import emit_schema
+    from cvmtool.config import load_settings
     from cvmtool.flows.grants import give_grant
     from cvmtool.flows.party import find_job
+    from cvmtool.flows.prepare import load_keys
     from cvmtool.owner.grants import Terms
     from cvmtool.owner.strictyaml import Reader
 
-    party = _party()
-    _, pooled = find_job(party, folder, job)
+    settings = load_settings()
+    keys = load_keys(settings)
+    _, pooled = find_job(keys, folder, job)
     seconds = Reader({"--expires": expires}, "option", page="docs/howto/several-owners.md").seconds(
         "--expires", expires
     )
     terms = Terms(expires=datetime.now(UTC) + timedelta(seconds=seconds), uses=uses, any_manifest=any_manifest)
-    kept = give_grant(pooled.manifest, packs, terms, settings=party.settings, keys=party.keys)
+    kept = give_grant(pooled.manifest, packs, terms, settings=settings, keys=keys)
     if as_json:
         emit_schema("party-grant", **_row(kept), file=str(kept.folder / "grant.json"))
     else:
@@ -138,11 +145,13 @@ def refuse(
 ) -> None:
     """Say no to a job: it does not run, for nobody."""
     from cvmtool.cli.render import emit_schema
-    from cvmtool.flows.party import find_job
+    from cvmtool.config import load_settings
+    from cvmtool.flows import party
+    from cvmtool.flows.prepare import load_keys
 
-    party = _party()
-    exchange, pooled = find_job(party, folder, job)
-    party.refuse(exchange, pooled, reason)
+    keys = load_keys(load_settings())
+    exchange, pooled = party.find_job(keys, folder, job)
+    party.refuse(keys, exchange, pooled, reason)
     if as_json:
         emit_schema("party-refuse", job=exchange.id, name=pooled.manifest.name, reason=reason)
 
@@ -151,9 +160,10 @@ def refuse(
 def grants(as_json: Json = False) -> None:
     """List what you allowed, and how often it was used."""
     from cvmtool.cli.render import emit_schema, print_table
+    from cvmtool.config import load_settings
     from cvmtool.flows.grants import load_grants
 
-    kept_grants = load_grants(_party().settings)
+    kept_grants = load_grants(load_settings())
     if as_json:
         emit_schema("party-grants", grants=[_row(kept) for kept in kept_grants])
         return
@@ -181,9 +191,10 @@ def revoke(
 ) -> None:
     """Take a grant back: nothing is released under it any more. What a guest got before, it has."""
     from cvmtool.cli.render import emit_schema
+    from cvmtool.config import load_settings
     from cvmtool.flows.grants import revoke_grant
 
-    revoked = revoke_grant(_party().settings, grant)
+    revoked = revoke_grant(load_settings(), grant)
     if as_json:
         emit_schema("party-revoke", id=revoked.id)
     else:
@@ -208,9 +219,13 @@ def answer(
 ) -> None:
     """Consent to a job that a grant allows, judge its guest yourself, and release your packs to it; or say why not."""
     from cvmtool.cli.render import BANNER, emit_schema, error_console, printable, show_error
+    from cvmtool.config import load_settings
     from cvmtool.flows import party as flow
+    from cvmtool.flows.prepare import load_keys
 
-    party = _party(_policy_of(image, policy, simulated_root))
+    settings = load_settings()
+    policy_of = _policy_of(settings, image, policy, simulated_root)
+    party = flow.Party(keys=load_keys(settings), settings=settings, policy_of=policy_of)
 
     def told(event: flow.Event) -> None:
         guest = event.guest
@@ -256,23 +271,9 @@ def _row(kept: KeptGrant) -> dict[str, object]:
     }
 
 
-def _party(policy_of: PolicyOf | None = None) -> Party:
-    from cvmtool.config import load_settings
-    from cvmtool.flows.party import Party
-    from cvmtool.flows.prepare import load_keys
-
-    settings = load_settings()
-    return Party(keys=load_keys(settings), settings=settings, policy_of=policy_of or _nothing)
-
-
-def _nothing(manifest: JobManifest) -> Policy:
-    raise RuntimeError(f"no guest of job {manifest.name} is judged by this command")
-
-
-def _policy_of(image: str, policy: Path | None, simulated_root: str | None) -> PolicyOf:
+def _policy_of(settings: Settings, image: str, policy: Path | None, simulated_root: str | None) -> PolicyOf:
     """Return what this owner accepts: a policy of theirs, or the baseline for a guest image that they have themselves."""
     from cvmtool.cli.render import TerminalReporter
-    from cvmtool.config import load_settings
     from cvmtool.flows.images import bring_up_to_date
     from cvmtool.flows.reporter import Stage
     from cvmtool.formats.manifest import Mode
@@ -290,7 +291,7 @@ def _policy_of(image: str, policy: Path | None, simulated_root: str | None) -> P
         roots, mode = SimulatedRoot(parse_hex(simulated_root, 32, what="--simulated-root")), Mode.DRYRUN
     reporter = TerminalReporter()
     with reporter.stage(Stage.BUILD, f"guest image {image}"):
-        bundle = bring_up_to_date(image, load_settings(), progress=reporter.step, notice=reporter.notice)
+        bundle = bring_up_to_date(image, settings, progress=reporter.step, notice=reporter.notice)
 
     def of(manifest: JobManifest) -> Policy:
         shape = manifest.resources

@@ -129,6 +129,8 @@ class Exchange:
         raise ConfigError(f"{self.folder} has seen {MAX_ROUNDS} rounds", hint="prepare the job anew: cvmtool train")
 
     def _write(self, name: str, data: bytes) -> None:
+        if self.folder.is_symlink():
+            raise ConfigError(f"the exchange {self.folder} is a link; a directory is required")
         try:
             write_atomic(self.folder / name, data, mode=_SHARED)
         except OSError as error:
@@ -162,7 +164,7 @@ def open_exchanges(folder: Path) -> Iterator[tuple[Exchange, PooledJob]]:
         ConfigError: the directory cannot be read.
     """
     try:
-        below = sorted(path for path in folder.iterdir() if path.is_dir())
+        below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
     except OSError as error:
         raise ConfigError(f"the exchange {folder} cannot be read", detail=str(error)) from error
     for path in below:

@@ -98,7 +98,7 @@ class Party:
             FormatError, VerificationError, FreshnessError, AppraisalError: the guest is not accepted. The coordinator is told.
             ConfigError: the job is nothing of ours, or a file cannot be read or written.
         """
-        turn = self._turn(exchange, pooled)
+        turn = _turn(self.keys, exchange, pooled)
         before = exchange.answer(turn.name, turn.number, Part.CONSENT)
         if before is None:
             return self._consent(turn, patient=patient)
@@ -110,30 +110,9 @@ class Party:
         with turn.telling(Part.RELEASE):
             return self._release(turn, evidence, before.said.grant.id)
 
-    def refuse(self, exchange: Exchange, pooled: PooledJob, reason: str) -> None:
-        """Say no to a job, in words that the coordinator shows.
-
-        Raises:
-            ConfigError: the job is nothing of ours, or was answered already.
-        """
-        turn = self._turn(exchange, pooled)
-        if exchange.answer(turn.name, turn.number, Part.CONSENT) is not None:
-            raise ConfigError(f"job {exchange.id} has your answer already", hint="cvmtool party revoke ID ends a grant")
-        turn.put(Part.CONSENT, _line(reason))
-
-    def _turn(self, exchange: Exchange, pooled: PooledJob) -> _Turn:
-        own = self.keys.public.hex()
-        packs_of(pooled.manifest, own)
-        name = next(name for name, key in pooled.names.items() if key == own)
-        latest = exchange.round_without(name, Part.EVIDENCE) - 1
-        answered = latest == 0 or exchange.answer(name, latest, Part.RELEASE) is not None
-        number = latest + answered
-        return _Turn(exchange=exchange, manifest=pooled.manifest, name=name, number=number, keys=self.keys)
-
     def _consent(self, turn: _Turn, *, patient: bool) -> Event | None:
-        again = (
-            turn.number > 1
-        )  # the coordinator may need another guest, or not: whether it could have one is said beforehand
+        # The coordinator may come to need another guest, or not: whether it could have one is said beforehand.
+        again = turn.number > 1
         try:
             kept = self._choose(turn.manifest)
         except ConsentError as error:
@@ -180,27 +159,39 @@ class Party:
             raise
 
 
-def jobs_for(party: Party, folder: Path) -> list[tuple[Exchange, PooledJob]]:
-    """Return the jobs in an exchange directory that are not over and want packs of this party's.
+def refuse(keys: OwnerKeys, exchange: Exchange, pooled: PooledJob, reason: str) -> None:
+    """Say no to a job, in words that the coordinator shows.
+
+    Raises:
+        ConfigError: the job is nothing of ours, or was answered already.
+    """
+    turn = _turn(keys, exchange, pooled)
+    if exchange.answer(turn.name, turn.number, Part.CONSENT) is not None:
+        raise ConfigError(f"job {exchange.id} has your answer already", hint="cvmtool party revoke ID ends a grant")
+    turn.put(Part.CONSENT, _line(reason))
+
+
+def jobs_for(keys: OwnerKeys, folder: Path) -> list[tuple[Exchange, PooledJob]]:
+    """Return the jobs in an exchange directory that are not over and want packs of this owner's.
 
     Raises:
         ConfigError: the directory cannot be read.
     """
-    own = party.keys.public.hex()
+    own = keys.public.hex()
     return [item for item in open_exchanges(folder) if own in item[1].names.values()]
 
 
-def find_job(party: Party, folder: Path, beginning: str = "") -> tuple[Exchange, PooledJob]:
-    """Return the one job for this party whose id begins so.
+def find_job(keys: OwnerKeys, folder: Path, beginning: str = "") -> tuple[Exchange, PooledJob]:
+    """Return the one job for this owner whose id begins so.
 
     Raises:
         ConfigError: there is none, or there are several.
     """
-    found = [item for item in jobs_for(party, folder) if item[0].id.startswith(beginning)]
+    found = [item for item in jobs_for(keys, folder) if item[0].id.startswith(beginning)]
     if len(found) != 1:
         ids = ", ".join(exchange.id for exchange, _ in found)
         raise ConfigError(
-            f"{folder} has {len(found)} jobs for your key {party.keys.public.hex()[:16]}...; 1 is required",
+            f"{folder} has {len(found)} jobs for your key {keys.public.hex()[:16]}...; 1 is required",
             hint=f"name one with --job: {ids}" if found else "cvmtool train --exchange leaves one there while it waits",
         )
     return found[0]
@@ -213,7 +204,7 @@ def answer(party: Party, folder: Path, *, told: Callable[[Event], None]) -> None
         CvmError: as `Party.step`: the first refusal ends it.
     """
     while True:
-        for exchange, pooled in jobs_for(party, folder):
+        for exchange, pooled in jobs_for(party.keys, folder):
             event = party.step(exchange, pooled)
             if event is not None:
                 told(event)
@@ -231,7 +222,7 @@ def watch(
     """
     known: set[tuple[str, str, tuple[str, ...]]] = set()
     while True:
-        for exchange, pooled in jobs_for(party, folder):
+        for exchange, pooled in jobs_for(party.keys, folder):
             try:
                 event = party.step(exchange, pooled, patient=True)
             except CvmError as error:
@@ -244,6 +235,16 @@ def watch(
             if event is not None:
                 told(event)
         time.sleep(_LOOK_SECONDS)
+
+
+def _turn(keys: OwnerKeys, exchange: Exchange, pooled: PooledJob) -> _Turn:
+    """Return where a job is for this owner: in the round of the latest evidence that got no answer yet, or in a new one."""
+    own = keys.public.hex()
+    packs_of(pooled.manifest, own)
+    name = next(name for name, key in pooled.names.items() if key == own)
+    latest = exchange.round_without(name, Part.EVIDENCE) - 1
+    answered = latest == 0 or exchange.answer(name, latest, Part.RELEASE) is not None
+    return _Turn(exchange=exchange, manifest=pooled.manifest, name=name, number=latest + answered, keys=keys)
 
 
 def _line(reason: str) -> str:

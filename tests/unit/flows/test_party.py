@@ -15,7 +15,7 @@ from cvmtool.flows.cases import read_case
 from cvmtool.flows.consents import GRANT_FILE
 from cvmtool.flows.exchange import Part, open_exchanges
 from cvmtool.flows.grants import load_grants, revoke_grant
-from cvmtool.flows.party import answer, find_job, jobs_for, watch
+from cvmtool.flows.party import answer, find_job, jobs_for, refuse, watch
 from cvmtool.formats.control import ControlError
 from cvmtool.formats.exchange import Answer
 from cvmtool.guest.refusal import RefusedError
@@ -101,8 +101,8 @@ def test_one_owner_who_refuses_is_named_with_the_reason_and_no_machine_is_starte
     pool.owners["clinic"].grant(pool.manifest)
     pool.exchange.publish(pool.pooled)
     pool.step("clinic")
-    exchange, pooled = find_job(pool.owners["ward"].party, pool.folder / "exchange")
-    pool.owners["ward"].party.refuse(exchange, pooled, "ethics board says\nno")
+    exchange, pooled = find_job(pool.owners["ward"].party.keys, pool.folder / "exchange")
+    refuse(pool.owners["ward"].party.keys, exchange, pooled, "ethics board says\nno")
     with pytest.raises(ConsentError) as refused:
         pool.consents.ask()
     assert refused.value.message == "ward refuses: ethics board says no"
@@ -110,7 +110,7 @@ def test_one_owner_who_refuses_is_named_with_the_reason_and_no_machine_is_starte
     assert (finding.code, finding.field, finding.actual) == ("party-refused", "party ward", "ethics board says no")
     assert not list(pool.exchange.folder.glob("*.evidence"))
     with pytest.raises(ConfigError, match="your answer already"):
-        pool.owners["ward"].party.refuse(exchange, pooled, "again")
+        refuse(pool.owners["ward"].party.keys, exchange, pooled, "again")
 
 
 def test_an_owner_without_a_grant_for_it_refuses_and_says_which(pool):
@@ -335,16 +335,26 @@ def test_jobs_are_found_by_their_party_while_they_wait(granted):
     folder = granted.folder / "exchange"
     (folder / "junk").mkdir()
     (folder / "job.json").write_text("{}")
-    stranger = replace(granted.owners["ward"].party, keys=OwnerKeys(b"e" * 32))
+    stranger = OwnerKeys(b"e" * 32)
     assert [exchange.id for exchange, _ in open_exchanges(folder)] == [granted.exchange.id]
     assert jobs_for(stranger, folder) == []
     with pytest.raises(ConfigError, match="0 jobs"):
         find_job(stranger, folder)
-    assert find_job(granted.owners["ward"].party, folder, granted.exchange.id[:4])[1] == granted.pooled
+    assert find_job(granted.owners["ward"].party.keys, folder, granted.exchange.id[:4])[1] == granted.pooled
     granted.consents.close()
-    assert jobs_for(granted.owners["ward"].party, folder) == []
+    assert jobs_for(granted.owners["ward"].party.keys, folder) == []
     granted.exchange.publish(granted.pooled)  # taken up again
-    assert len(jobs_for(granted.owners["ward"].party, folder)) == 1
+    assert len(jobs_for(granted.owners["ward"].party.keys, folder)) == 1
+
+
+def test_nothing_is_written_through_a_link(pool, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    pool.exchange.folder.parent.mkdir()
+    pool.exchange.folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="is a link"):
+        pool.consents.ask()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert list(open_exchanges(pool.exchange.folder.parent)) == []
 
 
 def test_a_job_under_the_name_of_another_is_none(granted):
