@@ -126,6 +126,8 @@ def test_an_image_without_the_binding_says_so(monkeypatch):
 class Role(SimpleNamespace):
     """A job that takes its keys."""
 
+    unlocked = True
+
     def release(self, _secrets, _attested):
         self.opened = True
         return {"tools": 1}
