@@ -128,8 +128,6 @@ class Role(SimpleNamespace):
 
     unlocked = True
 
-    unlocked = True
-
     def release(self, _secrets, _attested):
         self.opened = True
         return {"tools": 1}
