@@ -92,6 +92,7 @@ drill: setup
 
 bench: setup
 	$(VENV)/python -m benchmarks.first_output
+	$(VENV)/python -m benchmarks.own_cpu
 	$(VENV)/python -m benchmarks.upload
 	$(VENV)/python -m benchmarks.sealing
 	$(VENV)/python -m benchmarks.checkpoint
