@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from cvmtool.errors import HostError
 from cvmtool.formats.control import Op
 from cvmtool.host.channel import AgentChannel
 
@@ -30,28 +31,38 @@ def follow_to_the_end(
 
     Raises:
         CvmError: what `follow` raises.
-        GuestError, HostError: it cannot be asked.
-        KeyboardInterrupt: a second interruption.
+        KeyboardInterrupt: a second interruption; or the connection broke after the first: who wants the end shall not have the
+            machine started again.
     """
     failures: list[BaseException] = []
+    ended = threading.Event()
 
     def follow_log() -> None:
         try:
             follow()
         except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that waits
             failures.append(error)
+        finally:
+            ended.set()
 
     # In a thread of its own, which an interruption cannot tear in the middle of a record.
     follower = threading.Thread(target=follow_log, name="log", daemon=True)
-    follower.start()
     asked = False
     try:
-        follower.join()
+        follower.start()
+        ended.wait()
     except KeyboardInterrupt:
+        if follower.ident is None:
+            raise  # it did not get as far as being followed
         asked = True
         notice()
-        channel.request(Op.STOP, grace_seconds=grace_seconds)
-        follower.join()
+        try:
+            channel.request(Op.STOP, grace_seconds=grace_seconds)
+        except HostError as error:
+            raise KeyboardInterrupt from error
+        ended.wait()
+    if failures and asked and isinstance(failures[0], HostError):
+        raise KeyboardInterrupt from failures[0]
     if failures:
         raise failures[0]
     return asked

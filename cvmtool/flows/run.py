@@ -217,7 +217,8 @@ class Run:
                 return
             asked = self._work(channel, partial(self.log.follow, pieces))
         if asked:
-            self.keeper.begin().commit(channel)  # what it wrote in its grace
+            with suppress(HostError):  # what it wrote in its grace is on the disk; its state has no number then
+                self.keeper.begin().commit(channel)
             raise KeyboardInterrupt
 
     def _work(self, channel: AgentChannel, follow: Callable[[], None]) -> bool:

@@ -33,6 +33,7 @@ def stand_by(
     over = threading.Event()
 
     def follow_log() -> None:
+        threading.Thread(target=look_out, name="ready", daemon=True).start()
         try:
             follow()
         finally:
@@ -44,7 +45,6 @@ def stand_by(
                 if await_port(channel, port, give_up=over.is_set):
                     reporter.notice(f"port {port} answers: cvmtool jobs tunnel {job} {port}")
 
-    threading.Thread(target=look_out, name="ready", daemon=True).start()
     follow_to_the_end(
         channel, follow_log, grace_seconds=_GRACE_SECONDS, notice=lambda: reporter.notice("ending the service")
     )

@@ -99,6 +99,34 @@ def test_a_second_interruption_ends_the_run(running, channel):
     over.set()
 
 
+def test_a_connection_that_breaks_while_the_container_ends_ends_the_run(running, channel):
+    log = Log(running)
+
+    def follow():
+        log.follow()
+        raise HostError("the connection broke")
+
+    reporter = Notices(lambda: len(reporter.heard) == 2 and os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        stand_by(channel, running.guest.manifest, "serving-1", follow, reporter)
+    assert running.life.stopped == [10]
+
+
+def test_a_container_that_cannot_be_asked_to_end_ends_the_run(running, channel):
+    over = threading.Event()
+
+    def interrupt():
+        if len(reporter.heard) == 2:
+            channel.close()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    reporter = Notices(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stand_by(channel, running.guest.manifest, "serving-1", lambda: over.wait(20), reporter)
+    over.set()
+    assert running.life.stopped == []
+
+
 def test_a_lost_connection_is_what_following_the_log_says(running, channel):
     def follow():
         raise HostError("the connection broke")
