@@ -162,7 +162,10 @@ def share(
     if as_json:
         emit_schema("jobs-share", file=str(out), tunnels=list(access.tunnels), clients=list(access.clients))
         return
-    typer.echo(f"{out}: for {len(access.clients)} clients: cvmtool jobs tunnel --shared {out}", err=True)
+    how = " --dry-run" if invitation.policy.trusted_roots().simulated else ""
+    typer.echo(
+        f"clients who are let in: {len(access.clients)}; each runs: cvmtool jobs tunnel --shared {out}{how}", err=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
