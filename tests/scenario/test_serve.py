@@ -24,12 +24,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from cvmtool.cli.render import JsonReporter
 from cvmtool.config import Settings
 from cvmtool.errors import HostError
 from cvmtool.flows import visit as visiting
 from cvmtool.flows.jobrecord import JobState
-from cvmtool.flows.jobs import POLICY_FILE, load_job
-from cvmtool.flows.prepare import load_keys
+from cvmtool.flows.jobs import POLICY_FILE, load_job, load_jobs
+from cvmtool.flows.platform import dry_run
+from cvmtool.flows.prepare import load_keys, prepare
+from cvmtool.flows.train import train
 from cvmtool.flows.visit import Visit, invite, visit
 from cvmtool.formats.channel import CLIENT_PORTS
 from cvmtool.formats.control import CONTROL_ADDRESS, ControlError, Op
@@ -62,7 +65,8 @@ def client(settings: Settings, place: Path) -> Settings:
 def job(example: Path, bundle: Bundle, place: Path, client: Settings) -> Path:
     """The example's job file, which lets that account in."""
     folder = place / "serve-digits"
-    shutil.copytree(ROOT / "examples" / "serve-digits", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "examples" / "serve-digits", folder, ignore=ignored, dirs_exist_ok=True)
     container = next(line for line in example.read_text().splitlines() if line.startswith("  digest: "))
     lines = (
         (container if line.startswith("  digest: ") else line)
@@ -111,6 +115,17 @@ def started(*words: str, environment: dict[str, str]) -> tuple[subprocess.Popen[
             return process, said
         assert said["schema"] == "cvmtool/event/v1", said
     raise AssertionError("it ended without a word")
+
+
+class Ready(JsonReporter):
+    """Hears when the port answers."""
+
+    def __init__(self) -> None:
+        self.ready = threading.Event()
+
+    def notice(self, text: str) -> None:
+        if text.startswith(f"port {PORT} answers"):
+            self.ready.set()
 
 
 def refusal(act: Callable[[], object]) -> str:
@@ -181,3 +196,33 @@ def test_a_model_is_served_to_its_owner_and_a_client_and_to_nobody_else(
     receipt = verify_receipt((place / "served/receipt.json").read_bytes(), policy, datetime.now(UTC))
     assert receipt.statement.accesses == Accesses(tunnels=3)
     assert receipt.statement.outputs == ()
+
+
+@pytest.mark.soak
+def test_a_model_is_served_from_another_host(
+    job: Path, example: Path, bundle: Bundle, remote: Settings, client: Settings, place: Path
+) -> None:
+    reporter, there = Ready(), replace(client, host=remote.host, hosts=remote.hosts)
+    prepared = prepare(job, bundle, settings=remote, reporter=reporter)
+    given = {"platform": dry_run(remote), "settings": remote, "reporter": reporter, "results": place / "from-there"}
+    running = threading.Thread(target=train, args=(prepared,), kwargs=given, daemon=True)
+    running.start()
+    assert reporter.ready.wait(300)
+    (run,) = (item for item in load_jobs(remote.jobs_dir) if item.record.name == "serve-digits")
+    invitation = parse_invitation(invite(run, remote).encode())
+
+    def come(as_whom: Settings) -> Any:
+        return visit(invitation, load_keys(as_whom), as_whom, kept_in=place, stage=lambda *_: nullcontext())
+
+    images = load_file(example.parent / "inputs/data/test.safetensors")["images"][:IMAGES]
+    with come(there) as theirs, come(there) as another, come(remote) as owners:
+        for visited in (theirs, another, owners):  # each has a port, and none was thrown out for another
+            status, digits = predict(through(visited.channel), images)
+            assert (status, len(digits)) == (200, IMAGES)
+        with come(there), pytest.raises(HostError, match="none of the 4 ports"), come(there):
+            pass
+        owners.channel.request(Op.STOP, grace_seconds=5)
+        running.join(120)
+    assert not running.is_alive()
+    run.reread()
+    assert (run.record.state, run.record.error) == (JobState.DONE, None)
