@@ -14,6 +14,8 @@ from cvmtool.errors import HostError
 from cvmtool.formats.control import Op
 from cvmtool.host.channel import AgentChannel
 
+_LOOK_SECONDS = 0.2
+
 
 def follow_to_the_end(
     channel: AgentChannel, follow: Callable[[], None], *, grace_seconds: int, notice: Callable[[], None]
@@ -50,7 +52,7 @@ def follow_to_the_end(
     asked = False
     try:
         follower.start()
-        ended.wait()
+        _await(ended)
     except KeyboardInterrupt:
         if follower.ident is None:
             raise  # it did not get as far as being followed
@@ -60,9 +62,15 @@ def follow_to_the_end(
             channel.request(Op.STOP, grace_seconds=grace_seconds)
         except HostError as error:
             raise KeyboardInterrupt from error
-        ended.wait()
+        _await(ended)
     if failures and asked and isinstance(failures[0], HostError):
         raise KeyboardInterrupt from failures[0]
     if failures:
         raise failures[0]
     return asked
+
+
+def _await(ended: threading.Event) -> None:
+    # The kernel may hand an interruption to any thread, and Python acts on it in this one, which is not woken by that.
+    while not ended.wait(_LOOK_SECONDS):
+        pass
