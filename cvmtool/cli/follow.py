@@ -26,7 +26,7 @@ def attach(job: JobDir, *, as_json: bool, after: int = -1) -> None:
     Raises:
         CvmError: with which the run ended.
         HostError: the process that ran it was killed.
-        typer.Exit: the user looked away; the run goes on.
+        SystemExit: the user looked away, and the run goes on; or it was ended.
     """
     from cvmtool.cli.render import JsonReporter, TerminalReporter
     from cvmtool.flows.jobfollow import follow
@@ -45,7 +45,7 @@ def attach(job: JobDir, *, as_json: bool, after: int = -1) -> None:
         typer.echo(
             f"cvmtool: detached; job {name} goes on: cvmtool jobs attach {name}, cvmtool jobs cancel {name}", err=True
         )
-        raise typer.Exit(_INTERRUPTED) from None
+        raise SystemExit(_INTERRUPTED) from None  # all was said, which of a typer.Exit would not be known
     if isinstance(reporter, TerminalReporter):
         reporter.close()
     _conclude(job, ended, reporter)
@@ -108,7 +108,7 @@ def _conclude(job: JobDir, ended: dict[str, Any], reporter: JsonReporter | Termi
         )
     if record.state is JobState.INTERRUPTED:
         typer.echo(f"cvmtool: job {record.id} was ended: cvmtool jobs resume {record.id} begins it again", err=True)
-        raise typer.Exit(_INTERRUPTED)
+        raise SystemExit(_INTERRUPTED)
     if ended.get("error") is None:
         raise HostError(f"job {record.id} is {record.state}: {record.error}", hint=f"cvmtool jobs show {record.id}")
     raise revive_error(ended["error"])

@@ -110,7 +110,10 @@ def _used(usage: dict[str, int]) -> str:
 def _show_metrics(found: JobDir, *, as_json: bool) -> None:
     from cvmtool.cli.render import emit_schema
 
-    for item in found.database.metrics(found.record.id):
+    metrics = found.database.metrics(found.record.id)
+    if not metrics:
+        typer.echo(f"job {found.record.id} has printed no metrics: docs/howto/detach-and-resume.md", err=True)
+    for item in metrics:
         if as_json:
             emit_schema("jobs-metrics", microseconds=item.microseconds, values=item.values)
         else:

@@ -302,4 +302,6 @@ def _state_of(error: BaseException) -> JobState:
 
 
 def _message_of(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "ended by its owner"
     return error.message if isinstance(error, CvmError) else type(error).__name__

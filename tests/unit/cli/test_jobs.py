@@ -61,6 +61,19 @@ def test_a_run_is_shown(job, reference):
     assert document["state"] == "done"
 
 
+def test_a_run_without_metrics_says_so(job):
+    result = jobs("show", "--metrics", job.record.id)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "has printed no metrics" in result.stderr
+
+
+def test_a_run_that_was_ended_is_told_once(job):
+    job.finish(JobState.INTERRUPTED, error="ended by its owner")
+    result = jobs("attach", job.record.id)
+    assert result.exit_code == 130
+    assert result.stderr.count("cvmtool:") == 1
+
+
 def test_what_a_run_used_is_shown(job):
     used = {"memory_bytes": 1, "memory_peak_bytes": 7 << 20, "cpu_microseconds": 3_400_000, "outputs_bytes": 2 << 20}
     job.database.put_latest(job.record.id, USAGE, used)
