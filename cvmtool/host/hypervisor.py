@@ -329,15 +329,7 @@ class Hypervisor:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return False
             raise self._failure("find the machine", error) from error
-        # A driver that has just found its domains again says "not running" of one whose monitor it has not reached yet.
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                if not domain.isActive() or domain.controlInfo()[0] == libvirt.VIR_DOMAIN_CONTROL_OK:
-                    break
-            except libvirt.libvirtError:
-                break
-            time.sleep(0.02)
+        self._let_settle(domain)
         try:
             if domain.isActive():
                 domain.destroy()
@@ -355,6 +347,7 @@ class Hypervisor:
             HostError: the domain does not run, has no such port, or somebody else holds it and keeps it.
         """
         domain = self._lookup(name)
+        self._let_settle(domain)
         try:
             pump = StreamPump(self._libvirt, self._connection, domain, port, steal=steal)
         except self._libvirt.libvirtError as error:
@@ -381,6 +374,17 @@ class Hypervisor:
             return list(self._connection.listAllDomains(0))
         except self._libvirt.libvirtError as error:
             raise self._failure("list machines", error) from error
+
+    def _let_settle(self, domain: Any) -> None:  # noqa: ANN401
+        """Wait for a driver that has just found its domains again: it says "not running" until it has reached a monitor."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                if not domain.isActive() or domain.controlInfo()[0] == self._libvirt.VIR_DOMAIN_CONTROL_OK:
+                    return
+            except self._libvirt.libvirtError:
+                return
+            time.sleep(0.02)
 
     def _lookup(self, name: str) -> Any:  # noqa: ANN401 - the binding has no types
         try:
