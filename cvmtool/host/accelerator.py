@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cvmtool.host.mortal import mortal
+
 PROBE_SECONDS = 30.0  # a working KVM guest prints within two
 _FAILURE_SECONDS = 86_400.0
 _PROOF = b"CVM-STAGE initrd"
@@ -100,7 +102,7 @@ def _try(boot: ProbeBoot, directory: Path, seconds: float) -> str | None:
     try:
         with (
             errors.open("wb") as error_file,
-            subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=error_file, stderr=error_file) as qemu,
+            subprocess.Popen(mortal(arguments), stdin=subprocess.DEVNULL, stdout=error_file, stderr=error_file) as qemu,
         ):
             try:
                 return _watch(qemu, console, errors, seconds)

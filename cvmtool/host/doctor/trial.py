@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from cvmtool.host.mortal import mortal
+
 TRIAL_SECONDS = 10.0
 _PROOF = 0x2A
 _ROM_BYTES = 1 << 16
@@ -73,7 +75,7 @@ def try_accelerator(emulator: str, accelerator: str, cpu: str, *, seconds: float
         with (
             errors.open("wb") as sink,
             subprocess.Popen(
-                [*arguments, "-bios", str(rom)], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+                mortal([*arguments, "-bios", str(rom)]), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
             ) as qemu,
         ):
             try:
