@@ -348,10 +348,18 @@ class Hypervisor:
         """
         domain = self._lookup(name)
         self._let_settle(domain)
-        try:
-            pump = StreamPump(self._libvirt, self._connection, domain, port, steal=steal)
-        except self._libvirt.libvirtError as error:
-            raise self._failure(f"open the port {port}", error) from error
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            try:
+                pump = StreamPump(self._libvirt, self._connection, domain, port, steal=steal)
+                break
+            except self._libvirt.libvirtError as error:
+                # One process alone has an embedded driver. Who had it before may be killed, and still be a number that libvirt
+                # takes for the port's holder, until it is reaped.
+                held = error.get_error_code() == self._libvirt.VIR_ERR_OPERATION_FAILED
+                if self._root is None or not held or time.monotonic() > deadline:
+                    raise self._failure(f"open the port {port}", error) from error
+            time.sleep(0.1)
         pump.end_with_connection(self.events, name)
         return pump.outside
 
