@@ -3,7 +3,7 @@
 """A container with two destinations, in a real guest behind QEMU's user network, tries everything else as well.
 
 The outside is this machine's loopback, which the user network shows as 10.0.2.2. A service of this machine that the manifest does
-not name is as near as the one that it does.
+not name is as near as the one that it does. Meanwhile the host types into the guest's console: one run serves both tests.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import tempfile
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -24,13 +28,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cvmtool.cli.render import JsonReporter
 from cvmtool.config import Settings
+from cvmtool.errors import HostError
 from cvmtool.flows import prepare as preparing
 from cvmtool.flows.egress import pin
+from cvmtool.flows.hostile import hostile
+from cvmtool.flows.hosts import Host
 from cvmtool.flows.platform import dry_run
 from cvmtool.flows.prepare import prepare
 from cvmtool.flows.train import train
 from cvmtool.formats.dsse import parse_envelope
 from cvmtool.formats.receipt import parse_statement
+from cvmtool.host.files import HostFiles
+from cvmtool.host.live import LiveDomain
 from cvmtool.image.bundle import Bundle
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
@@ -165,14 +174,71 @@ def certify(folder: Path) -> ssl.SSLContext:
     return context
 
 
-@pytest.fixture
+class Typist:
+    """A host that turns the serial console into a terminal and types: a login, commands, and breaks with keys for SysRq."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "console"
+        self.typed = self.broken = 0
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.type, daemon=True)
+        self.host: Host | None = None
+        self.name, self.said = "", Path()
+
+    def open(self, settings: Settings) -> Host:
+        self.host = hostile(self.tamper)(settings)
+        return self.host
+
+    def tamper(self, live: LiveDomain, xml: str, _files: HostFiles) -> str:
+        root = ET.fromstring(xml)
+        for device in (*root.iterfind("devices/serial"), *root.iterfind("devices/console")):
+            device.set("type", "unix")
+            (source,) = device.findall("source")
+            source.attrib = {"mode": "bind", "path": str(self.path)}
+            ET.SubElement(device, "log", file=live.console, append="on")
+        self.name, self.said = live.name, Path(live.console)
+        self.thread.start()
+        return ET.tostring(root, encoding="unicode")
+
+    def type(self) -> None:
+        # Before the kernel has read its command line, a break and a key restart it: that ends a boot, which any host can.
+        while not self.said.exists() or b"CVM-STAGE" not in self.said.read_bytes():
+            if self.over.wait(0.1):
+                return
+        with socket.socket(socket.AF_UNIX) as terminal:
+            terminal.connect(str(self.path))
+            while not self.over.wait(1):
+                with suppress(OSError, HostError):
+                    assert self.host is not None
+                    terminal.sendall(b"\x03\x04\nroot\nroot\npoweroff -f; echo o >/proc/sysrq-trigger\n")
+                    self.typed += 1
+                    self.host.hypervisor.monitor(self.name, "chardev-send-break charserial0")
+                    terminal.sendall(b"b")
+                    self.broken += 1
+
+    def close(self) -> None:
+        self.over.set()
+        if self.thread.is_alive():
+            self.thread.join()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What came of the run."""
+
+    services: tuple[Service, Service, Service]
+    typist: Typist
+    results: Path
+
+
+@pytest.fixture(scope="module")
 def folder(place: Path) -> Path:
     folder = place / "egress"
     (folder / "data").mkdir(parents=True)
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def services(folder: Path) -> Iterator[tuple[Service, Service, Service]]:
     made = (Service(certify(folder)), Service(), Service())
     yield made
@@ -180,17 +246,11 @@ def services(folder: Path) -> Iterator[tuple[Service, Service, Service]]:
         service.close()
 
 
-def test_the_container_reaches_its_destinations_and_nothing_else(
-    services: tuple[Service, Service, Service],
-    folder: Path,
-    example: Path,
-    bundle: Bundle,
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture(scope="module")
+def ran(
+    services: tuple[Service, Service, Service], folder: Path, example: Path, bundle: Bundle, settings: Settings
+) -> Run:
     named, waived, other = services
-    # The one thing that is not real: no name server knows this name.
-    monkeypatch.setattr(preparing, "pin", partial(pin, resolve={NAME: {HERE}}.__getitem__))
     head = example.read_text().split("\ncommand:")[0]
     head = head.replace("oci-archive:container.oci.tar", f"oci-archive:{example.parent / 'container.oci.tar'}")
     arguments = "".join(f"- '{value}'\n" for value in (named.port, waived.port, other.port, BULK))
@@ -200,9 +260,29 @@ def test_the_container_reaches_its_destinations_and_nothing_else(
         "outputs: {found.json: {kind: json, max: 1MiB}}\nresources: {vcpus: 1, memory: 768MiB}\n"
         f"network: {{allow: ['{NAME}:{named.port}'], plaintext: ['{HERE}:{waived.port}']}}\n"
     )
-    prepared = prepare(folder / "job.yaml", bundle, settings=settings, reporter=JsonReporter())
-    train(prepared, platform=dry_run(settings), settings=settings, reporter=JsonReporter(), results=folder / "results")
-    found = json.loads((folder / "results/found.json").read_text())
+    with pytest.MonkeyPatch.context() as patched:
+        # The one thing that is not real: no name server knows this name.
+        patched.setattr(preparing, "pin", partial(pin, resolve={NAME: {HERE}}.__getitem__))
+        prepared = prepare(folder / "job.yaml", bundle, settings=settings, reporter=JsonReporter())
+    with tempfile.TemporaryDirectory() as short:
+        typist = Typist(Path(short))
+        try:
+            train(
+                prepared,
+                platform=dry_run(settings),
+                settings=settings,
+                reporter=JsonReporter(),
+                results=folder / "results",
+                open_host=typist.open,
+            )
+        finally:
+            typist.close()
+    return Run(services=services, typist=typist, results=folder / "results")
+
+
+def test_the_container_reaches_its_destinations_and_nothing_else(ran: Run) -> None:
+    named, waived, other = ran.services
+    found = json.loads((ran.results / "found.json").read_text())
     cut = {"", "ConnectionResetError"}
     assert found.pop("plaintext") in cut
     assert found.pop("another name") in {"SSLEOFError", "SSLError", "ConnectionResetError", "SSLZeroReturnError"}
@@ -218,10 +298,17 @@ def test_the_container_reaches_its_destinations_and_nothing_else(
     }
     assert (named.heard, waived.heard) == ([BULK + 1], [6])
     assert (named.connections, waived.connections, other.connections) == (1, 1, 0)
-    statement = parse_statement(parse_envelope((folder / "results/receipt.json").read_bytes()).payload)
+    statement = parse_statement(parse_envelope((ran.results / "receipt.json").read_bytes()).payload)
     assert statement.egress is not None
     counts = {flow.destination.host: flow for flow in statement.egress.flows}
     assert [flow.connections for flow in counts.values()] == [1, 1]
     assert counts[NAME].sent > BULK
     assert (counts[HERE].sent, counts[HERE].received) == (6, 7)
     assert statement.egress.turned_away >= 5
+
+
+def test_what_a_host_types_into_the_console_reaches_nobody(ran: Run) -> None:
+    assert ran.typist.typed > 3
+    assert ran.typist.broken > 3
+    statement = parse_statement(parse_envelope((ran.results / "receipt.json").read_bytes()).payload)
+    assert statement.exit_code == 0

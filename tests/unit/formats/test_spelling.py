@@ -28,7 +28,10 @@ from cvmtool.owner import chain, crl, epochs, kds, toml
 @pytest.mark.parametrize(
     ("names", "spelling"),
     [
-        (control.Op, "status configure gpu-evidence release run logs results fetch commit stop exec tunnel poweroff"),
+        (
+            control.Op,
+            "status configure gpu-evidence release run logs results fetch commit stop usage exec tunnel poweroff",
+        ),
         (control.Stage, "waiting configured unlocked running done"),
         (
             control.ControlError,
