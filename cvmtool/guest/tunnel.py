@@ -5,8 +5,7 @@
 Zone: guest (measured).
 Spec: docs/protocol.md sections 5 and 15.
 
-The container has a network namespace of its own, whose loopback is all that it has. A socket belongs to the namespace of the thread
-that made it, for good; so a thread enters, makes one socket, and ends. Nothing else of the agent is ever there.
+The container has a network namespace of its own, whose loopback is all that it has; a socket made there stays there for good.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from cvmtool.errors import FormatError
 from cvmtool.formats.control import TUNNEL_PIECE
 from cvmtool.formats.wire import Frame, Kind
 from cvmtool.guest.frames import hand_over, receive
+from cvmtool.guest.namespace import within
 
 _LOOPBACK = "127.0.0.1"
 _CONNECT_SECONDS = 10.0
@@ -44,23 +44,7 @@ class Namespace:
         Raises:
             OSError: the container does not run, or nothing listens there.
         """
-        descriptor = self._find()
-        made: list[socket.socket] = []
-        failed: list[OSError] = []
-
-        def make() -> None:
-            try:
-                os.setns(descriptor, os.CLONE_NEWNET)  # type: ignore[attr-defined] # of Python 3.12; the image's is newer
-                made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            except OSError as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=make, name="namespace", daemon=True)
-        thread.start()
-        thread.join()
-        if failed:
-            raise failed[0]
-        (inside,) = made
+        inside = within(self._find(), lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         try:
             inside.settimeout(_CONNECT_SECONDS)
             inside.connect((_LOOPBACK, port))
