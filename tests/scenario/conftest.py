@@ -109,6 +109,20 @@ WORK = (
 PLAINTEXT = b"what goes in"
 
 
+def small_job(folder: Path, example: Path, rounds: int) -> Path:
+    """Write a job in the example's container that works for a number of rounds; return its file."""
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / "data" / "file").write_bytes(PLAINTEXT * 4096)
+    head = example.read_text().split("\ncommand:")[0]
+    head = head.replace("oci-archive:container.oci.tar", f"oci-archive:{example.parent / 'container.oci.tar'}")
+    job = folder / f"job-{rounds}.yaml"
+    job.write_text(
+        f'{head}\ncommand: [python3, -c, "{WORK}", "{rounds}"]\ninputs: {{data: data}}\n'
+        "outputs: {out: {kind: file, max: 1MiB}}\nresources: {vcpus: 1, memory: 768MiB}\n"
+    )
+    return job
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[RemoteHost]:
     """Another host: its own libvirt, its own files, reached over SSH and through nothing else."""
@@ -131,17 +145,9 @@ def remote(lab: RemoteHost, settings: Settings, place: Path) -> Settings:
 def sealed(example: Path, bundle: Bundle, remote: Settings, place: Path) -> Callable[[int], Prepared]:
     """Prepare a small job whose container works for a number of rounds."""
     folder = place / "remote-job"
-    (folder / "data").mkdir(parents=True)
-    (folder / "data" / "file").write_bytes(PLAINTEXT * 4096)
-    head = example.read_text().split("\ncommand:")[0]
-    head = head.replace("oci-archive:container.oci.tar", f"oci-archive:{example.parent / 'container.oci.tar'}")
+    folder.mkdir()
 
     def make(rounds: int) -> Prepared:
-        job = folder / f"job-{rounds}.yaml"
-        job.write_text(
-            f'{head}\ncommand: [python3, -c, "{WORK}", "{rounds}"]\ninputs: {{data: data}}\n'
-            "outputs: {out: {kind: file, max: 1MiB}}\nresources: {vcpus: 1, memory: 768MiB}\n"
-        )
-        return prepare(job, bundle, settings=remote, reporter=JsonReporter())
+        return prepare(small_job(folder, example, rounds), bundle, settings=remote, reporter=JsonReporter())
 
     return make

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from cvmtool.errors import CvmError
 from cvmtool.flows.hostile import Tamper, flip_byte, hostile
 from cvmtool.flows.jobs import JobState, load_jobs
 from cvmtool.flows.platform import dry_run
-from cvmtool.flows.prepare import Prepared
+from cvmtool.flows.prepare import Prepared, prepare
 from cvmtool.flows.train import train
 from cvmtool.formats.pack import BLOCK, HEADER_SIZE
 from cvmtool.host.files import HostFiles
 from cvmtool.host.live import LiveDomain
+from cvmtool.image.bundle import Bundle
+from tests.scenario.conftest import PLAINTEXT, small_job
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 
@@ -75,3 +79,49 @@ def test_a_withheld_disk_is_named(prepared: Prepared, settings: Settings, tmp_pa
     error = refused(prepared, settings, tamper, tmp_path / "out")
     assert error.exit_code == 8  # the host did not bring what it was given: no forgery, no service
     assert "pack-missing" in error.message
+
+
+REGIONS = 6
+ROUNDS = 1000
+
+
+@pytest.mark.soak
+def test_a_byte_flipped_anywhere_on_any_disk_gives_no_wrong_result(
+    example: Path, bundle: Bundle, settings: Settings, tmp_path: Path
+) -> None:
+    """In each region of each disk: a refusal, a guest that ends, or the right result of a run that never read there."""
+    job = small_job(tmp_path, example, ROUNDS)
+    prepared = prepare(job, bundle, settings=settings, reporter=JsonReporter())
+    right = PLAINTEXT * 4096
+    for _ in range(ROUNDS):
+        right = hashlib.sha256(right).digest()
+    where = random.Random(0)
+    ended: dict[tuple[int, int], str] = {}
+    for disk in range(1 + len(prepared.packs)):
+        for region in range(REGIONS):
+
+            def tamper(live: LiveDomain, xml: str, files: HostFiles, disk: int = disk, region: int = region) -> str:
+                path = live.disks[disk].path
+                size = files.size(path) or 0
+                flip_byte(files, path, where.randrange(size * region // REGIONS, size * (region + 1) // REGIONS))
+                return xml
+
+            results = tmp_path / f"{disk}-{region}"
+            try:
+                train(
+                    prepared,
+                    platform=dry_run(settings),
+                    settings=settings,
+                    reporter=JsonReporter(),
+                    results=results,
+                    open_host=hostile(tamper),
+                    boot_seconds=60,
+                )
+            except CvmError as error:
+                assert not (results / "out").exists()
+                ended[disk, region] = f"{error.exit_code}: {error.message}"
+            else:
+                assert (results / "out").read_bytes() == right
+                ended[disk, region] = "the right result"
+    refused_on = {disk for (disk, _), ending in ended.items() if ending != "the right result"}
+    assert refused_on == set(range(1 + len(prepared.packs))), ended
