@@ -21,7 +21,7 @@ help:
 	@echo 'make presidio   the tests that need Presidio (fetches it, 400 MB)'
 	@echo 'make drill   every attack against a dry run, and the refusal it meets'
 	@echo 'make bench   measured ratios'
-	@echo 'make soak    kill QEMU, libvirtd, cvmtool and SSH at every stage, again and again   R=3 for three rounds'
+	@echo 'make soak    kill QEMU, libvirtd, cvmtool and SSH at every stage, again and again (R=3: three rounds); then every long test once'
 
 setup:
 	@sh tools/setup.sh
@@ -100,6 +100,7 @@ bench: setup
 soak: setup
 	@sh tools/setup.sh --tests
 	for round in $$(seq $(R)); do $(VENV)/python -m pytest -q tests/scenario/test_kill.py tests/scenario/test_remote.py -k 'kill or cut' -m 'soak or not soak' || exit 1; done
+	$(VENV)/python -m pytest -m soak tests/scenario
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis results
