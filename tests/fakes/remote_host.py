@@ -23,6 +23,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.fakes.pki import write_pki
+
 SSHD = "/usr/sbin/sshd"
 LIBVIRTD = "/usr/sbin/libvirtd"
 _SERVER = """\
@@ -39,6 +41,14 @@ Subsystem sftp internal-sftp
 """
 # QEMU as root: /dev/kvm may be root's alone, and libvirt would ask QEMU again for minutes (docs/adr/0014).
 _QEMU = 'user = "root"\ngroup = "root"\nstdio_handler = "file"\nnamespaces = []\nremember_owner = 0\n'
+_LIBVIRTD = """\
+auth_unix_rw = "none"
+listen_addr = "127.0.0.1"
+tls_port = "{port}"
+ca_file = "{pki}/cacert.pem"
+cert_file = "{pki}/servercert.pem"
+key_file = "{pki}/serverkey.pem"
+"""
 _NAMESPACE = """
 set -e
 umask 022
@@ -47,7 +57,7 @@ for pair in etc:/etc/libvirt run:/run/libvirt lib:/var/lib/libvirt cache:/var/ca
     mkdir -p "$1/${pair%%:*}" "${pair#*:}"
     mount --bind "$1/${pair%%:*}" "${pair#*:}"
 done
-/usr/sbin/libvirtd -d -p "$1/libvirtd.pid"
+/usr/sbin/libvirtd -d -l -p "$1/libvirtd.pid"
 exec /usr/sbin/sshd -D -f "$1/sshd_config" -E "$1/sshd.log"
 """
 
@@ -60,10 +70,16 @@ class RemoteHost:
     port: int
     user: str
     process: subprocess.Popen[bytes]
+    tls_port: int
+    """Of its libvirtd."""
 
     @property
     def uri(self) -> str:
         return f"qemu+ssh://{self.user}@127.0.0.1:{self.port}/system"
+
+    @property
+    def tls_uri(self) -> str:
+        return f"qemu+tls://127.0.0.1:{self.tls_port}/system?pkipath={self.folder / 'pki'}"
 
     @property
     def identity(self) -> Path:
@@ -121,7 +137,7 @@ class RemoteHost:
         while Path(f"/proc/{number}").exists():
             time.sleep(0.02)
         inside = ["nsenter", "--mount", "--target", str(self.process.pid)]
-        command = [*inside, LIBVIRTD, "-d", "-p", str(self.folder / "libvirtd.pid")]
+        command = [*inside, LIBVIRTD, "-d", "-l", "-p", str(self.folder / "libvirtd.pid")]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
     @contextmanager
@@ -185,7 +201,7 @@ def _await(port: int, process: subprocess.Popen[bytes]) -> None:
 def remote_host(*, libvirt: bool) -> Iterator[RemoteHost]:
     """Start one; it ends with the block, and so does what it started."""
     with tempfile.TemporaryDirectory(prefix="cvmtool-host-", dir="/var/tmp") as name:
-        folder, port = Path(name), _free_port()
+        folder, port, tls_port = Path(name), _free_port(), _free_port()
         folder.chmod(0o755)
         shown = _key(folder / "host_key").split()
         (folder / "authorized_keys").write_text(_key(folder / "id"))
@@ -197,11 +213,12 @@ def remote_host(*, libvirt: bool) -> Iterator[RemoteHost]:
         if libvirt:
             (folder / "etc").mkdir()
             (folder / "etc" / "qemu.conf").write_text(_QEMU)
-            (folder / "etc" / "libvirtd.conf").write_text('auth_unix_rw = "none"\n')
+            write_pki(folder / "pki")
+            (folder / "etc" / "libvirtd.conf").write_text(_LIBVIRTD.format(port=tls_port, pki=folder / "pki"))
             command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _NAMESPACE, "sh", str(folder)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=sys.stderr)
         user = pwd.getpwuid(os.geteuid()).pw_name
-        host = RemoteHost(folder=folder, port=port, user=user, process=process)
+        host = RemoteHost(folder=folder, port=port, user=user, process=process, tls_port=tls_port)
         try:
             _await(port, process)
             yield host

@@ -31,6 +31,7 @@ from cvmtool.flows.train import train
 from cvmtool.flows.vmlist import list_machines
 from cvmtool.flows.vmstate import VmState
 from cvmtool.formats.manifest import Mode
+from tests.fakes.pki import write_pki
 from tests.fakes.remote_host import RemoteHost
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
@@ -230,6 +231,24 @@ def test_libvirts_own_connection_refuses_another_key_too(
     monkeypatch.setattr(hosts, "ssh_access", strict)
     with pytest.raises(HostError, match="libvirt does not answer"):
         open_host(replace(remote, hosts={"lab": trusting}))
+
+
+def test_libvirt_over_tls_with_files_over_ssh(lab: RemoteHost, remote: Settings, tmp_path: Path) -> None:
+    """The same host, as it is reached with certificates; one whose authority we do not know gets nothing."""
+    over_tls = replace(remote.hosts["lab"], uri=lab.tls_uri, files=f"sftp://{lab.user}@127.0.0.1:{lab.port}")
+    host = open_host(replace(remote, hosts={"lab": over_tls}))
+    try:
+        assert host.hypervisor.capabilities().emulator
+        directory = host.directory("over-tls")
+        directory.create()
+        assert (lab.machines / "over-tls").is_dir()
+        directory.remove()
+    finally:
+        host.close()
+    write_pki(tmp_path / "pki")
+    unknown = replace(over_tls, uri=lab.tls_uri.replace(str(lab.folder / "pki"), str(tmp_path / "pki")))
+    with pytest.raises(HostError, match="libvirt does not answer"):
+        open_host(replace(remote, hosts={"lab": unknown}))
 
 
 def test_the_command_line_adds_uses_and_empties_a_host(
