@@ -46,18 +46,18 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in absent]
 
 
-class TwoHands(LoadScopeScheduling):
-    """One process starts the machines, one after the other, while the other does the rest (`make test`).
+class ByFile(LoadScopeScheduling):
+    """Gives the machines' tests to a process file by file, for they share machines, and every other test by itself (`make test`).
 
     A scheduler of our own, because xdist's groups are no groups under pytest 9.2 (pytest-xdist issue 1386), and nothing says so.
     """
 
     def _split_scope(self, nodeid):
-        return "machines" if nodeid.startswith("tests/scenario/") else nodeid
+        return nodeid.split("::")[0] if nodeid.startswith("tests/scenario/") else nodeid
 
 
 def pytest_xdist_make_scheduler(config, log):
-    return TwoHands(config, log)
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

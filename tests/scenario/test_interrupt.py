@@ -65,8 +65,8 @@ def test_interrupt_leaves_nothing_behind(
         for _ in range(times):
             process.send_signal(stop)
             time.sleep(0.1)
-        process.communicate(timeout=120)
-    assert process.returncode == 130
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
     job = list(load_jobs(settings.jobs_dir))[-1]
     assert job.record.state is JobState.INTERRUPTED
     assert not (settings.machines_dir / job.record.machine).exists()
