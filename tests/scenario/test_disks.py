@@ -81,7 +81,7 @@ def test_a_withheld_disk_is_named(prepared: Prepared, settings: Settings, tmp_pa
     assert "pack-missing" in error.message
 
 
-REGIONS = 6
+REGIONS = 4
 ROUNDS = 1000
 
 
