@@ -10,18 +10,32 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 PATIENCE_SECONDS = 20.0
 """For so long after the first signal further ones are ignored; then they end even a clean-up, if a host hangs."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAID = b"\ncvmtool: removing what was started; a moment\n"
+_AGAIN_SECONDS = 0.01
+
+
+class Interrupted(KeyboardInterrupt):
+    """The command is to end.
+
+    A type of its own, for CPython looks out for the plain one: after that has passed through exec(), by which each dataclass is
+    made, the process kills itself with SIGINT at its end, whatever exit code it was given meanwhile.
+    """
 
 
 class Interruption:
-    """A signal handler that raises KeyboardInterrupt once, and again only after `PATIENCE_SECONDS`."""
+    """A signal handler that raises `Interrupted` once, and again only after `PATIENCE_SECONDS`."""
 
     def __init__(self) -> None:
         self._first: float | None = None
@@ -35,11 +49,24 @@ class Interruption:
         now = time.monotonic()
         if self._first is None or now - self._first > PATIENCE_SECONDS:
             self._first = now
-            raise KeyboardInterrupt
+            raise Interrupted
         if not self._said:
             self._said = True
             with suppress(OSError):
                 os.write(2, _SAID)
+
+    def lost(self, unraisable: UnraisableHookArgs) -> None:
+        """Be told of an exception that Python could only ignore; raise an interruption again that came in such a place.
+
+        A finalizer is one, and what a lock of the import system does at its end.
+        """
+        if not isinstance(unraisable.exc_value, Interrupted):
+            sys.__unraisablehook__(unraisable)
+            return
+        self._first = None
+        # A moment later, for here it would be lost as well.
+        signal.signal(signal.SIGALRM, self)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
 
     def _forget_terminal(self) -> None:
         # Writing to a terminal that is gone fails, and would fail in the middle of cleaning up.
@@ -54,11 +81,12 @@ def install() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interruption)
+    sys.unraisablehook = interruption.lost
     atexit.register(_ignore)
 
 
 def _ignore() -> None:
     # The command is over, and its exit code is decided. Python's own end gives these signals their default action back, which
     # would kill it and take that code away.
-    for number in _SIGNALS:
+    for number in (*_SIGNALS, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)

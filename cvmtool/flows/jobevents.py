@@ -127,8 +127,9 @@ class Recorder:
 def error_document(error: BaseException) -> Document:
     """Return an error as a record keeps it: what `cvmtool/error/v1` says of it."""
     if not isinstance(error, CvmError):
-        code = 130 if isinstance(error, KeyboardInterrupt) else 1
-        return {"exit_code": code, "message": type(error).__name__, "detail": None, "hint": None, "findings": []}
+        interrupted = isinstance(error, KeyboardInterrupt)
+        code, message = (130, "ended by its owner") if interrupted else (1, type(error).__name__)
+        return {"exit_code": code, "message": message, "detail": None, "hint": None, "findings": []}
     findings = error.findings if isinstance(error, AppraisalError) else ()
     return {
         "exit_code": error.exit_code,

@@ -30,8 +30,9 @@ from cvmtool.formats.control import LogReader, LogRecord
 from cvmtool.formats.jobterms import CHECKPOINT
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.jobfile import Restart
+from tests.processes import commands, qemus
 from tests.scenario.conftest import PLAINTEXT
-from tests.scenario.test_kill import Command, qemus
+from tests.scenario.test_kill import Command
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 
@@ -123,7 +124,7 @@ def machine_of(settings: Settings) -> str:
 def kill(settings: Settings) -> None:
     for number in qemus(machine_of(settings)):
         os.kill(number, signal.SIGKILL)
-        while Path(f"/proc/{number}/cmdline").exists() and Path(f"/proc/{number}/cmdline").read_bytes():
+        while any(commands().get(number, ())):
             time.sleep(0.02)
 
 

@@ -20,7 +20,7 @@ from cvmtool.flows.jobrecord import JobState
 from cvmtool.flows.jobs import JobDir, load_job
 from cvmtool.flows.records import load_record
 from cvmtool.image.bundle import Bundle
-from tests.scenario.test_kill import qemus
+from tests.processes import qemus
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,7 @@ from cvmtool.flows.train import train
 from cvmtool.host.embedded import embedded_root
 from cvmtool.owner.jobfile import Restart
 from tests.fakes.remote_host import RemoteHost
+from tests.processes import qemus
 from tests.scenario.conftest import PLAINTEXT
 from tests.scenario.test_remote import domains, held
 
@@ -66,17 +67,6 @@ class Killing(JsonReporter):
             thread = threading.Timer(0.3 if where in {"unlock", "attest"} else 0, self._kill)
             self.threads.append(thread)
             thread.start()
-
-
-def qemus(machine: str) -> list[int]:
-    """Return the processes that run a machine."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            if b"qemu" in words[0] and any(word.startswith(f"guest={machine},".encode()) for word in words):
-                found.append(int(path.parent.name))
-    return found
 
 
 def last_job(settings: Settings) -> JobRecord:

@@ -32,7 +32,8 @@ from cvmtool.host.hypervisor import MachineState
 from cvmtool.image.bundle import Bundle
 from cvmtool.owner.jobfile import Restart
 from tests.fakes.remote_host import RemoteHost
-from tests.scenario.test_kill import Command, qemus, require_no_machine
+from tests.processes import qemus
+from tests.scenario.test_kill import Command, require_no_machine
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 

@@ -45,9 +45,9 @@ from cvmtool.owner.invitation import parse_invitation
 from cvmtool.owner.policyfile import parse_policy
 from cvmtool.owner.receipts import verify_receipt
 from cvmtool.owner.sshkey import render_ssh_key
+from tests.processes import qemus
 from tests.scenario.conftest import ROOT
 from tests.scenario.test_detach import cvmtool, until  # noqa: F401 - a fixture
-from tests.scenario.test_kill import qemus
 
 pytestmark = [pytest.mark.vm, pytest.mark.image]
 

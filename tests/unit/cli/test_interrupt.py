@@ -55,7 +55,8 @@ def test_a_terminal_that_is_gone_is_not_written_to():
     os.close(master)
 
 
-def test_what_was_ignored_stays_ignored():
+def test_what_was_ignored_stays_ignored(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
@@ -91,3 +92,71 @@ def test_a_signal_while_python_ends_takes_no_exit_code_away():
             process.send_signal(number)
         process.communicate(b"\n", timeout=30)
     assert process.returncode == 130
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a program as `python -m` does, under which alone CPython looks out for a KeyboardInterrupt that it met anywhere."""
+
+    def run_program(text):
+        (tmp_path / "program.py").write_text(text)
+        return subprocess.run(
+            [sys.executable, "-m", "program"], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+
+    return run_program
+
+
+def test_an_interruption_inside_exec_takes_no_exit_code_away(run):
+    """Where a module that is imported makes a dataclass. Of a plain KeyboardInterrupt CPython would die."""
+    program = """
+import os, signal, sys
+from cvmtool.cli import interrupt
+
+interrupt.install()
+try:
+    exec("os.kill(os.getpid(), signal.SIGTERM)\\nfor _ in range(100): pass")
+except KeyboardInterrupt:
+    sys.exit(130)
+print("go on")
+"""
+    assert run(program).returncode == 130
+    plain = program.replace("interrupt.install()", "signal.signal(signal.SIGTERM, signal.default_int_handler)")
+    assert run(plain).returncode == -signal.SIGINT
+
+
+def test_an_interruption_that_python_can_only_ignore_comes_again(run):
+    program = """
+import os, signal, sys, time
+from cvmtool.cli import interrupt
+
+class Final:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+interrupt.install()
+try:
+    Final()
+    for _ in range(6000):
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    sys.exit(130)
+print("go on")
+"""
+    assert run(program).returncode == 130
+
+
+def test_of_anything_else_that_is_lost_python_says_what_it_always_does(run):
+    program = """
+from cvmtool.cli import interrupt
+
+class Final:
+    def __del__(self):
+        raise ValueError("in a finalizer")
+
+interrupt.install()
+Final()
+"""
+    result = run(program)
+    assert "ValueError: in a finalizer" in result.stderr
+    assert result.returncode == 0
