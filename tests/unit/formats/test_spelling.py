@@ -8,18 +8,22 @@ Elsewhere tests use the constants; here stands what they are (docs/protocol.md).
 import pytest
 
 from cvmtool.formats import (
+    age,
     certtable,
     channel,
     control,
     dsse,
     evidence,
+    exchange,
     gpu,
+    grant,
     job,
     jobterms,
     machine,
     manifest,
     pack,
     receipt,
+    scrubbing,
     volume,
 )
 from cvmtool.owner import chain, crl, epochs, kds, toml
@@ -47,6 +51,11 @@ from cvmtool.owner import chain, crl, epochs, kds, toml
         (pack.Role, "container input"),
         (manifest.Mode, "production dryrun"),
         (chain.Revocation, "checked not-checked"),
+        (scrubbing.FileFormat, "csv tsv jsonl json text keep drop"),
+        (scrubbing.Encoding, "utf-8 utf-16 latin-1 windows-1252"),
+        (scrubbing.Others, "keep drop refuse"),
+        (scrubbing.Unreadable, "empty refuse"),
+        (scrubbing.Period, "month year"),
     ],
 )
 def test_names(names, spelling):
@@ -56,6 +65,7 @@ def test_names(names, spelling):
 @pytest.mark.parametrize(
     ("constant", "value"),
     [
+        (age.SUFFIX, ".age"),
         (channel.AGENT_PORT, "org.cvmtool.agent.0"),
         (channel.PSP_PORT, "org.cvmtool.psp.0"),
         (control.CONTROL_ADDRESS, ("127.0.0.1", 7010)),
@@ -70,6 +80,7 @@ def test_names(names, spelling):
         (manifest.SCHEMA, "cvmtool/image/v1"),
         (manifest.DRYRUN_WORD, "cvmtool.dryrun=1"),
         (epochs.SCHEMA, "cvmtool/volume-history/v1"),
+        (grant.SCHEMA, "cvmtool/grant/v1"),
         (dsse.PAYLOAD_TYPE, "application/vnd.in-toto+json"),
         (receipt.STATEMENT_TYPE, "https://in-toto.io/Statement/v1"),
         (receipt.PREDICATE_TYPE, "urn:cvmtool:training-receipt:v2"),
@@ -101,6 +112,8 @@ def test_texts(constant, value):
         (epochs.MAX_HISTORY, 8_192),
         (evidence.MAX_EVIDENCE, 65_536),
         (evidence.MAX_CERT_TABLE, 32_768),
+        (exchange.MAX_INVITATION, 524_288),
+        (exchange.MAX_ANSWER, 393_216),
         (gpu.MAX_GPUS, 8),
         (job.MAX_MANIFEST, 262_144),
         (job.MAX_ARGUMENTS, 1_024),

@@ -41,6 +41,11 @@ def test_what_names_no_party_is_refused(parties, said):
     assert said in refused.value.message
 
 
+def test_there_are_at_most_15():
+    parties = {f"p{number}": f"{number:02x}" * 32 for number in range(15)}
+    assert job(parties=parties).parties == parties
+
+
 def of(key):
     return header(owner_key=key)
 
