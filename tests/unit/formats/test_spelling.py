@@ -26,7 +26,7 @@ from cvmtool.formats import (
     scrubbing,
     volume,
 )
-from cvmtool.owner import chain, crl, epochs, kds, toml
+from cvmtool.owner import chain, crl, epochs, kds, pipeline, toml
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,8 @@ from cvmtool.owner import chain, crl, epochs, kds, toml
         (pack.Role, "container input"),
         (manifest.Mode, "production dryrun"),
         (chain.Revocation, "checked not-checked"),
+        (pipeline.Stage, "ingestion sealing launch release export"),
+        (pipeline.SAID, "owner sensitivity origin handling licence created"),
         (scrubbing.FileFormat, "csv tsv jsonl json text keep drop"),
         (scrubbing.Encoding, "utf-8 utf-16 latin-1 windows-1252"),
         (scrubbing.Others, "keep drop refuse"),
