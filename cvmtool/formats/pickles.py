@@ -32,9 +32,8 @@ _MOST_READ = 16 << 20  # bytes at a time: an archive's table of contents, a stri
 _ENCRYPTED = 1  # of a zip member's flags
 _NPY = b"\x93NUMPY"
 _NPY_HEADER = 65_536 + 12  # bytes; whoever has a larger one is not believed
-_NPY_TYPES = re.compile(
-    rb"(?:[\s{}()\[\],:0-9L]|True|False|'[^'\\]*'(?=\s*[]),:}]))*"
-)  # what NumPy writes, and no other Python
+# The Python that NumPy writes, and no other: no escapes, and no strings side by side, which Python would join.
+_NPY_TYPES = re.compile(rb"(?:[\s{}()\[\],:0-9L]|True|False|'[^'\\]*'(?=\s*[]),:}]))*")
 _NPY_OBJECT = re.compile(rb"[',][^a-z',]*(?:o|object)[^a-z',]*(?=[',])", re.IGNORECASE)  # '|O', 'object', 'i4,2O'
 _OLD_TORCH = {"pickle", "storages", "tensors"}
 

@@ -3,7 +3,6 @@
 """Rules that allow one run; then every one of them made stricter, or the run made worse."""
 
 import contextlib
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,26 +151,37 @@ def test_each_decision_says_what_was_found_and_what_is_required():
 
 
 @pytest.mark.parametrize(
-    ("decisions", "rule", "found"),
+    ("judge", "changes", "rule", "found"),
     [
-        (ingestion(inputs=[replace(DATA, metadata={})]), "inputs.must_say", "silent about licence, sensitivity"),
-        (ingestion(inputs=[replace(DATA, metadata={})]), "inputs.licences", "is unsaid;"),
-        (ingestion(inputs=[replace(PERSONAL, pipelines=())]), "inputs.must_be_scrubbed", "is not scrubbed;"),
+        (ingestion, {"inputs": [replace(DATA, metadata={})]}, "inputs.must_say", "silent about licence, sensitivity"),
+        (ingestion, {"inputs": [replace(DATA, metadata={})]}, "inputs.licences", "is unsaid;"),
+        (ingestion, {"inputs": [replace(PERSONAL, pipelines=())]}, "inputs.must_be_scrubbed", "is not scrubbed;"),
         (
-            ingestion(inputs=[replace(PERSONAL, pipelines=(OCI, CLIENT))]),
+            ingestion,
+            {"inputs": [replace(PERSONAL, pipelines=(OCI, CLIENT))]},
             "inputs.must_be_scrubbed",
-            f"{OCI}, {CLIENT};",
+            f"is scrubbed by {OCI}, {CLIENT}; required: scrubbed by one of {PIPELINE}",
         ),
-        (ingestion(inputs=[PERSONAL]), "inputs.must_be_scrubbed", f"required: scrubbed by one of {PIPELINE}"),
-        (launch(floors=()), "evidence.floors", f"is below {built_in_floors()[0].component}>="),
-        (launch(unchecked=[]), "evidence.unchecked", "is nothing;"),
-        (launch(image="other"), "images", "required: nothing"),
-        (sealing(access=[]), "access", "is nothing;"),
+        (launch, {"floors": ()}, "evidence.floors", f"is below {built_in_floors()[0].component}>="),
+        (launch, {"unchecked": []}, "evidence.unchecked", "is nothing;"),
+        (launch, {"image": "other"}, "images", "required: nothing"),
+        (sealing, {"access": []}, "access", "is nothing;"),
     ],
 )
-def test_a_decision_says_what_else_there_can_be(decisions, rule, found):
-    (reason,) = [decision.reason for decision in decisions if decision.rule == rule]
+def test_a_decision_says_what_else_there_can_be(judge, changes, rule, found):
+    (reason,) = [decision.reason for decision in judge(**changes) if decision.rule == rule]
     assert found in reason
+
+
+def test_a_decision_is_json():
+    decision = launch(image="other")[0]
+    assert decision.to_json() == {
+        "stage": "launch",
+        "rule": "images",
+        "subject": "the guest image other",
+        "allowed": False,
+        "reason": f"the guest image other is {DIGEST}; required: nothing",
+    }
 
 
 @pytest.mark.parametrize(
@@ -218,6 +228,12 @@ def test_a_decision_says_what_else_there_can_be(decisions, rule, found):
 )
 def test_what_breaks_a_rule_is_denied_by_its_name(judge, changes, rules):
     assert denied(judge(**changes)) == rules
+
+
+def test_a_job_has_a_network_or_none_as_the_rules_say():
+    job = {"inputs": [], "destinations": [], "access": [], "clients": [], "outputs": [], "recipients": []}
+    assert denied(judge_sealing(LOOSE, network=Network.ALLOW, **job)) == set()
+    assert denied(judge_sealing(LOOSE, network=Network.NONE, **job)) == {"network"}
 
 
 def test_hardware_may_have_what_a_dry_run_may_not():
@@ -324,6 +340,23 @@ def test_what_is_no_rule_is_refused_by_name(old, new, named):
         parse_rules(TEXT.replace(old, new, 1))
 
 
+@pytest.mark.parametrize(
+    ("old", "required"),
+    [
+        (DIGEST, "manifest digests of 64 hex digits"),
+        (OCI, "sha256: and 64 hex digits"),
+        ("CC0-1.0", "names of licences"),
+        (PIPELINE, "sha256: and 64 hex digits"),
+        ("example.org:443", "places such as example.org:443"),
+        (CLIENT, "Ed25519 keys of 64 hex digits"),
+        (KEY, "owner keys of 64 hex digits and age recipients"),
+    ],
+)
+def test_a_refusal_says_what_is_required(old, required):
+    with pytest.raises(ConfigError, match=f"; {required} are required$"):
+        parse_rules(TEXT.replace(old, "Käse", 1))
+
+
 def test_all_outputs_may_be_as_large_as_256_of_the_largest():
     assert parse_rules(TEXT.replace("2KiB", "268435456MiB")).all_outputs == 1 << 48
 
@@ -331,8 +364,10 @@ def test_all_outputs_may_be_as_large_as_256_of_the_largest():
 def test_a_refusal_names_a_page_that_there_is():
     with pytest.raises(ConfigError) as refused:
         parse_rules("schema: cvmtool/rules/v1")
-    (page,) = re.findall(r"docs/\S+\.md", refused.value.hint)
-    assert (Path(__file__).parents[3] / page).is_file()
+    assert (Path(__file__).parents[3] / refused.value.hint.split()[0]).is_file()
+    for text in ("[", "7"):
+        with pytest.raises(ConfigError, match=r"^the rules is "):
+            parse_rules(text)
 
 
 @given(st.text(max_size=200))
