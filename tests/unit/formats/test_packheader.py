@@ -22,7 +22,7 @@ from cvmtool.formats.packheader import (
     encode_header,
     parse_pack_header,
 )
-from tests.samples import pack
+from tests.samples import changed_json, pack
 from tests.unit.formats.test_wire import JSON
 
 DIGEST = "sha256:" + "ab" * 32
@@ -87,6 +87,94 @@ def test_what_is_out_of_range_is_refused(key):
     document = header().to_json() | {key: WRONG[key]}
     with pytest.raises(FormatError):
         parse_pack_header(json.dumps(document).encode())
+
+
+DOCUMENT = header().to_json()
+STEP = ("lineage", 0)
+SOURCE, COUNT = (*STEP, "sources", 0), (*STEP, "counts", 0)
+
+
+@pytest.mark.parametrize("path", [("content",), ("metadata",), STEP, SOURCE, COUNT], ids=str)
+def test_nothing_within_has_an_unknown_key(path):
+    with pytest.raises(FormatError, match="more"):
+        parse_pack_header(changed_json(DOCUMENT, (*path, "more"), 1))
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        *((("content",), key) for key in ("kind", "digest")),
+        *((STEP, key) for key in ("action", "at", "by")),
+        *((SOURCE, key) for key in ("name", "root_hash", "digest")),
+        *((COUNT, key) for key in ("rule", "changed")),
+    ],
+    ids=str,
+)
+def test_nothing_within_may_be_missing(path, key):
+    document = copy.deepcopy(DOCUMENT)
+    within = document
+    for step in path:
+        within = within[step]
+    del within[key]
+    with pytest.raises(FormatError, match=f"lacks.*{key}"):
+        parse_pack_header(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("content", "digest"), "ab" * 32, "digest"),
+        (("content", "digest"), "sha256:" + "AB" * 32, "digest"),
+        ((*STEP, "pipeline"), "sha256:ab", "pipeline"),
+        ((*SOURCE, "name"), "../raw", "name"),
+        ((*SOURCE, "root_hash"), "cd" * 31, "root_hash"),
+        ((*SOURCE, "digest"), "", "digest"),
+        ((*COUNT, "changed"), -1, "changed"),
+        (("lineage",), ["packed"], "lineage"),
+        ((*STEP, "sources"), [7], "sources"),
+        ((*STEP, "counts"), {}, "counts"),
+    ],
+    ids=str,
+)
+def test_nothing_within_is_out_of_range(path, value, named):
+    with pytest.raises(FormatError, match=named):
+        parse_pack_header(changed_json(DOCUMENT, path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "item", "most"),
+    [
+        (("lineage",), header().lineage[1].to_json(), 64),
+        ((*STEP, "sources"), header().lineage[0].sources[0].to_json(), 64),
+        ((*STEP, "counts"), header().lineage[0].counts[0].to_json(), 256),
+    ],
+    ids=str,
+)
+def test_lists_are_bounded(path, item, most):
+    parse_pack_header(changed_json(DOCUMENT, path, [item] * most))
+    with pytest.raises(FormatError, match=f"{most + 1} entries; at most {most}"):
+        parse_pack_header(changed_json(DOCUMENT, path, [item] * (most + 1)))
+
+
+def test_a_header_is_bounded():
+    data = encode_header(header())
+    parse_pack_header(data + b" " * ((1 << 20) - len(data)))
+    with pytest.raises(FormatError):
+        parse_pack_header(data + b" " * ((1 << 20) - len(data) + 1))
+
+
+def test_a_header_is_a_file_for_people():
+    """A key in each line, in one order, and letters as they are."""
+    text = encode_header(header()).decode()
+    assert text.startswith('{\n "content": {\n  "digest": "sha256:')
+    assert '"owner": "Ärzte"' in text
+    assert [line.split('"')[1] for line in text.splitlines() if line.startswith(' "')] == sorted(DOCUMENT)
+
+
+def test_words_of_any_length_that_fits_are_kept():
+    for said in ("x", "x" * 1024):
+        metadata = Metadata(owner=said, origin=said, handling=said, licence=said)
+        assert parse_pack_header(encode_header(header(metadata=metadata))).metadata == metadata
 
 
 @pytest.mark.parametrize("said", ["", "x" * 1025, "a\nb", "\x1b[2J", "\u202e", 7, None])

@@ -33,6 +33,14 @@ def test_an_empty_training_trains_everything_with_adam():
     assert needs("training: {}").training == Training(trained=1.0, optimizer=Optimizer.ADAM, activations=0)
 
 
+def test_64_features_are_the_most():
+    assert len(needs(f"resources: {{requires: [{', '.join(f'f{n}' for n in range(64))}]}}").features) == 64
+
+
+def test_what_an_optimizer_keeps_of_each_parameter():
+    assert [kind.state_bytes for kind in Optimizer] == [0, 0, 4, 8]
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
