@@ -123,12 +123,6 @@ class _Bounded(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return self._file.seek(offset, whence)
 

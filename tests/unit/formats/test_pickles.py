@@ -75,13 +75,27 @@ OBJECTS_IN_OTHER_WORDS = (
 """All of these are, or once were, Python and NumPy's."""
 FILLING = "('f', '<f4'), " * 5_000
 FIELDS = saved(np.zeros(1, [(f"number{n}", "<f4") for n in range(200)] + [("thing", object)]))
+CALLING = {
+    "GLOBAL": b"cos\nsystem\n.",
+    "STACK_GLOBAL": b"\x93.",
+    "INST": b"ios\nsystem\n.",
+    "OBJ": b"o.",
+    "NEWOBJ": b"\x81.",
+    "NEWOBJ_EX": b"\x92.",
+    "REDUCE": b"R.",
+    "BUILD": b"b.",
+    "EXT1": b"\x82\1.",
+    "EXT2": b"\x83\1\0.",
+    "EXT4": b"\x84\1\0\0\0.",
+}
 PICKLES = {
     **{f"protocol {n}": pickle.dumps(CALLS, protocol=n) for n in range(6)},
     "numbers alone, protocol 2": pickle.dumps([1, 2], protocol=2),
+    **{f"the opcode {name} alone": code for name, code in CALLING.items()},
     "mark behind another opcode": b"N0" + pickle.dumps(CALLS, protocol=4),
     "with something behind it": pickle.dumps(CALLS, protocol=0) + bytes(100),
     "text that is a program": b"cos\nsystem\n(S'true'\ntR.",
-    "longer than anyone reads": b"N0" * 60_000,
+    "longer than anyone reads": b"N" * 100_001,
     "torch's zip": zipped("archive/data.pkl"),
     "torch's old tar": tarred("pickle"),
     "numpy's objects": OBJECTS,
@@ -95,7 +109,8 @@ PICKLES = {
     "an empty string among its opcodes": b"cos\nsystem\n(B\0\0\0\0tR.",
     "a string of 16 MiB": b"cos\nsystem\nB\0\0\0\1" + bytes(1 << 24) + b".",
     "a line of 16 MiB": b"cos\nsystem\nS'" + b"s" * ((1 << 24) - 3) + b"'\n.",
-    "numpy's header of 64 KiB and more": described(f"[{FILLING}('o', '|O')]", 2),
+    "numpy's header with objects behind 64 KiB": described(f"[{FILLING}('o', '|O')]", 2),
+    "numpy's header of over 64 KiB": described("'<f4'" + " " * (65_537 - 58), 2),
     "numpy's header that ends too soon": OBJECTS[:20],
     **{f"numpy's {types}": described(types) for types in OBJECTS_IN_OTHER_WORDS},
 }
@@ -139,6 +154,9 @@ OTHERS = {
     "numbers in numpy's archive": zipped("a.npy", saved(np.arange(3))),
     "numbers of many kinds": saved(np.zeros(2, KINDS)),
     "numbers in a header of version 2": described("'<f4'", 2),
+    "numbers in a header of 64 KiB": described("'<f4'" + " " * (65_536 - 58), 2),
+    "as long as anyone reads": b"N" * 100_000,
+    "tar of a name in no UTF-8": tarred("\udcff"),
     "ends as a zip would": b"data" + b"PK\5\6" + b"\xff" * 16 + bytes(2),
     "encrypted": encrypted(zipped("a.npy", OBJECTS)),
     "safetensors": save({"w": np.zeros(3, np.float32)}),
@@ -155,7 +173,7 @@ def test_other_files_are_no_pickles(content):
 
 
 def test_a_file_is_read_from_its_beginning():
-    file = io.BytesIO(PICKLES["protocol 4"])
+    file = io.BytesIO(OBJECTS)
     file.seek(5)
     assert find_pickle("x", file) == "its content is a pickle"
 

@@ -27,7 +27,7 @@ from cvmtool.formats import (
     scrubbing,
     volume,
 )
-from cvmtool.owner import chain, crl, epochs, kds, pipeline, toml
+from cvmtool.owner import chain, crl, epochs, fit, kds, pipeline, toml
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,7 @@ from cvmtool.owner import chain, crl, epochs, kds, pipeline, toml
         (pack.Role, "container input"),
         (manifest.Mode, "production dryrun"),
         (chain.Revocation, "checked not-checked"),
+        (fit.Verdict, "ok close short unknown"),
         (packheader.Sensitivity, "public internal confidential personal"),
         (packheader.ContentKind, "tree model container"),
         (packheader.Action, "packed scrubbed rekeyed"),

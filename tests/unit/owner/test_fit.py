@@ -75,12 +75,14 @@ def test_the_hosts_memory(available, verdict):
 
 def test_emulation_needs_more():
     assert line("memory.host", emulated=True).needs == line("memory.host").needs + TRANSLATOR_BYTES
+    assert line("memory.host", emulated=True).because == "resources.memory, and 400 MiB for QEMU"
 
 
 def test_what_training_holds():
     weights = Weights(size=200 * MIB, parameters=100 * MIB)
     whole = Training(trained=1.0, optimizer=Optimizer.ADAM, activations=7)
     assert working_set(whole, weights) == 200 * MIB + 1200 * MIB + 7
+    assert working_set(whole, Weights()) == 7
     assert working_set(replace(whole, trained=0.01), weights) == 200 * MIB + 12 * MIB + 7
     assert working_set(replace(whole, optimizer=Optimizer.SGD), weights) == 200 * MIB + 400 * MIB + 7
 
@@ -140,7 +142,7 @@ def test_a_dry_run_needs_no_asid():
 def test_cpu_features():
     text = "resources: {requires: [avx2, avx512f], cpu: EPYC-v4}"
     found = line("cpu", text)
-    assert (found.verdict, found.needs, found.has) == (Verdict.SHORT, 2, 1)
+    assert (found.verdict, found.needs, found.has, found.unit, found.host) == (Verdict.SHORT, 2, 1, "features", True)
     assert found.because == "EPYC-v4, lacks avx512f"
     assert found.remedy == "choose another resources.cpu"
     there = line("cpu", text, features=frozenset({"avx2", "avx512f"}))
