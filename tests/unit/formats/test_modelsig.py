@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
 import base64
+import contextlib
 import hashlib
 import json
 from dataclasses import replace
@@ -119,6 +120,29 @@ def test_what_is_no_statement(how):
     path, value = STATEMENTS[how]
     with pytest.raises(FormatError):
         parse_statement(changed(STATEMENT.encode(), *path, value=value))
+
+
+def test_a_statement_is_spelled_as_model_signing_spells_it():
+    document = json.loads(STATEMENT.encode())
+    assert document["_type"] == "https://in-toto.io/Statement/v1"
+    assert document["predicateType"] == "https://model_signing/signature/v1.0"
+    assert document["predicate"]["serialization"]["ignore_paths"] == [*IGNORED, "model.sig"]
+
+
+@pytest.mark.parametrize(("size", "fits"), [(256, True), (257, False)])
+def test_a_signature_is_bounded(size, fits):
+    encoded = replace(BUNDLE, signature=bytes(size)).encode()
+    with contextlib.nullcontext() if fits else pytest.raises(FormatError, match="sig"):
+        assert len(parse_bundle(encoded).signature) == size
+
+
+def test_a_bundle_is_not_shown_with_all_its_files():
+    assert "payload" not in repr(BUNDLE)
+
+
+def test_a_model_may_be_one_file():
+    one = replace(STATEMENT, files={"a": b"\1" * 32})
+    assert parse_statement(one.encode()) == one
 
 
 def test_a_model_has_files():

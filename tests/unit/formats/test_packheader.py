@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
 import copy
+import datetime as dt
+import hashlib
 import json
 
 import pytest
@@ -20,7 +22,9 @@ from cvmtool.formats.packheader import (
     Source,
     Step,
     encode_header,
+    moment,
     parse_pack_header,
+    tree_content,
 )
 from tests.samples import changed_json, pack
 from tests.unit.formats.test_wire import JSON
@@ -205,6 +209,26 @@ def test_any_change_gives_a_header_or_a_format_error(data, value):
     with contextlib.suppress(FormatError):
         found = parse_pack_header(json.dumps(document).encode())
         assert found.to_json() == document
+
+
+def test_a_moment_is_written_in_utc():
+    when = dt.datetime(2026, 1, 2, 1, 4, 5, 999_999, tzinfo=dt.timezone(dt.timedelta(hours=2)))
+    assert moment(when) == "2026-01-01T23:04:05Z"
+
+
+def test_a_pack_names_itself_as_a_source():
+    assert header().source == Source(name="data", root_hash=pack("data").root_hash, digest=DIGEST)
+
+
+def test_the_content_of_a_tree_is_what_is_in_it_in_the_order_of_its_paths():
+    """Each part behind its length in 4 bytes; the kind and what is inside do not decide the order."""
+    entries = [(b"d", b"b", b""), (b"x", b"a", b"\2" * 32), (b"f", b"c", b"\1" * 32)]
+    expected = hashlib.sha256(
+        b"\0\0\0\1x\0\0\0\1a\0\0\0\x20" + b"\2" * 32
+        + b"\0\0\0\1d\0\0\0\1b\0\0\0\0"
+        + b"\0\0\0\1f\0\0\0\1c\0\0\0\x20" + b"\1" * 32
+    )  # fmt: skip
+    assert tree_content(entries) == tree_content(reversed(entries)) == expected.digest()
 
 
 @given(st.binary(max_size=200))

@@ -28,7 +28,7 @@ def test_parties_are_read_by_name():
         ([CLINIC], "mapping"),
         ({"Clinic!": CLINIC}, "has the name"),
         ({"clinic": CLINIC.upper().replace("7", "A")}, "64 hex digits"),
-        ({"clinic": 7}, "64 hex digits"),
+        ({"clinic": 7}, "64 hex digits is required"),
         ({"clinic": "age1"}, "64 hex digits"),
         ({"clinic": CLINIC, "again": CLINIC}, "no key twice"),
         ({f"p{n}": f"{n:02x}" * 32 for n in range(16)}, "at most 15"),
