@@ -29,7 +29,7 @@ def zipped(name, data=b"x", method=zipfile.ZIP_STORED):
 
 def tarred(name):
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(tarfile.TarInfo(name))
     return file.getvalue()
 
