@@ -35,6 +35,11 @@ def test_every_check_answers_one_question():
     assert asked == dict.fromkeys(codes(), 1)
 
 
+def test_every_question_is_one():
+    assert all(question.text.endswith("?") for question in (*QUESTIONS, *GPU_QUESTIONS))
+    assert list(Answer) == ["no", "perhaps", "nobody looked"]
+
+
 def test_every_question_has_a_check():
     for question in (*QUESTIONS, *GPU_QUESTIONS):
         for own in question.codes:
