@@ -28,7 +28,7 @@ from cvmtool.formats import (
     scrubbing,
     volume,
 )
-from cvmtool.owner import chain, crl, epochs, fit, kds, pipeline, toml
+from cvmtool.owner import chain, crl, epochs, fit, jobfile, kds, pipeline, toml
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,7 @@ from cvmtool.owner import chain, crl, epochs, fit, kds, pipeline, toml
         (manifest.Mode, "production dryrun"),
         (chain.Revocation, "checked not-checked"),
         (fit.Verdict, "ok close short unknown"),
+        (jobfile.Restart, "never on-failure"),
         (packheader.Sensitivity, "public internal confidential personal"),
         (packheader.ContentKind, "tree model container"),
         (packheader.Action, "packed scrubbed rekeyed"),

@@ -31,8 +31,18 @@ def test_a_comment_may_stand_behind_it():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "ssh-ed25519", LINE.replace("ed25519", "rsa"), LINE[:-4], LINE + "AAAA", LINE[:-1] + "é", LINE.split()[1]],
-    ids=["empty", "no key", "kind", "short", "long", "letter", "key alone"],
+    [
+        "",
+        "ssh-ed25519",
+        LINE.replace("ed25519", "rsa"),
+        LINE[:-4],
+        LINE + "AAAA",
+        LINE[:-1] + "é",
+        LINE[:20] + "*" + LINE[20:],
+        LINE.split()[1],
+        f"ssh-ed25519 {'A' * 68}",
+    ],
+    ids=["empty", "no key", "kind", "short", "long", "letter", "mark within", "key alone", "another kind within"],
 )
 def test_what_is_no_such_line(text):
     with pytest.raises(FormatError):
