@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvmtool.cli.files import read_file
+from cvmtool.cli.gpus import GpuAddresses, GpuPolicyFile, gpu_wish
 from cvmtool.cli.options import Host, Json
 
 _MAX_POLICY = 1 << 20  # bytes
@@ -55,12 +56,6 @@ Pin = Annotated[
 Numa = Annotated[int | None, typer.Option("--numa", help="NUMA node of the memory.", min=0, metavar="NODE")]
 Hugepages = Annotated[
     int | None, typer.Option("--hugepages", help="Size of the huge pages to use, in KiB.", min=4, metavar="KIB")
-]
-GpuAddresses = Annotated[
-    list[str] | None, typer.Option("--gpu", help="A GPU of the host, for each that the job wants.", metavar="PCI")
-]
-GpuPolicyFile = Annotated[
-    Path | None, typer.Option("--gpu-policy", help="What is acceptable of the GPUs.", metavar="FILE")
 ]
 ExchangeDir = Annotated[
     Path | None,
@@ -114,7 +109,7 @@ def train(
         site=parse_site(pin=pin, numa_node=numa, hugepages_kib=hugepages, gpus=gpu or ()),
         key_service=None if offline else kds or AMD_URL,
         rules=() if rules is None else (read_rules(rules),),
-        gpu_policy=None if gpu_policy is None else _read_text(gpu_policy),
+        gpu_policy=gpu_wish(gpu, gpu_policy, dry_run=dry_run).policy,
         exchange=exchange,
     )
     judged_by = None if policy is None else parse_policy(_read_text(policy))

@@ -369,11 +369,15 @@ def test_a_machine_that_comes_back_with_fewer_gpus_is_given_up(host, files):
         (["--gpu", "0000:41:00.0", "--gpu-policy", "gpus.toml", "--dry-run"], "a dry run has none"),
     ],
 )
-@pytest.mark.parametrize("command", [["start", "base"], ["render", "job.yaml"]], ids=["start", "render"])
+@pytest.mark.parametrize(
+    "command",
+    [["vm", "start", "base"], ["vm", "render", "job.yaml"], ["train", "job.yaml"]],
+    ids=["start", "render", "train"],
+)
 def test_options_that_do_not_fit_are_refused_first(host, files, monkeypatch, words, complaint, command):
     monkeypatch.chdir(files)
     monkeypatch.setattr("cvmtool.flows.images.bring_up_to_date", lambda *_, **__: pytest.fail("an image was built"))
-    found = vm(*command, *words).exception
+    found = CliRunner().invoke(app, [*command, *words]).exception
     assert isinstance(found, ConfigError)
     assert complaint in found.message
     assert find_vm(load_settings().vms_dir, "base") is None
