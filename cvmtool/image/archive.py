@@ -137,7 +137,8 @@ def _resolve_debs(request: Request, archive: Archive, folder: Path, fallback: st
     for base in sorted({archive.base(suite) for suite in suites}):
         served = " ".join(suite for suite in suites if archive.base(suite) == base)
         source = (
-            f"Types: deb\nURIs: {base}\nSuites: {served}\nComponents: main\nTargets: Packages\nSigned-By: {KEYRING}\n"
+            f"Types: deb\nURIs: {base}\nSuites: {served}\nComponents: {' '.join(request.components)}\n"
+            f"Targets: Packages\nSigned-By: {KEYRING}\n"
         )
         (folder / "sources" / f"{len(served)}-{served.split()[0]}.sources").write_text(source, encoding="ascii")
     if fallback:

@@ -24,10 +24,11 @@ from cvmtool.formats.machine import SHELL_WORD
 from cvmtool.formats.manifest import MAX_VCPUS, Artefact, ImageManifest, Mode
 from cvmtool.image.archive import Archive, UnavailableError, resolve
 from cvmtool.image.bundle import MANIFEST_FILE, Bundle, load_bundle
+from cvmtool.image.compile import Compilation, compiled_modules, read_patches
 from cvmtool.image.initrd import pack_initrd
 from cvmtool.image.lock import Lock, parse_lock
-from cvmtool.image.modules import find_modules
-from cvmtool.image.recipe import Recipe, Request, asks_for_packages, extended, parse_recipe
+from cvmtool.image.modules import add_compiled, find_modules, kernel_release
+from cvmtool.image.recipe import MODULES_ROLE, Recipe, Request, asks_for_packages, extended, parse_recipe
 from cvmtool.image.rootfs import GUEST_FILES, build_rootfs
 from cvmtool.image.sbom import encode_sbom
 from cvmtool.image.store import Store
@@ -164,7 +165,7 @@ def build_image(
     with scratch(out) as work:
         bundle = work / "bundle"
         bundle.mkdir()
-        _assemble(source, recipe, lock, inputs, bundle, work=work, store=store, progress=progress)
+        _assemble(source, recipe, lock, inputs, bundle, work=work, store=store, force=force, progress=progress)
         _replace(bundle, out, work / "old")
     return load_bundle(out)
 
@@ -247,6 +248,7 @@ def _assemble(
     *,
     work: Path,
     store: Store,
+    force: bool,
     progress: Callable[[str], None],
 ) -> None:
     time = recipe.source_date_epoch
@@ -258,6 +260,17 @@ def _assemble(
         parts.extract(tools.root, ("usr/bin", "usr/lib", "usr/lib64", "usr/sbin"))
         for package in lock.role("kernel"):
             kernel_tree.add_deb(store.path(package))
+        if recipe.modules is not None:
+            what = Compilation(
+                recipe=recipe.modules,
+                packages=lock.role(MODULES_ROLE),
+                patches=read_patches(source.folders),
+                release=kernel_release(kernel_tree),
+                time=time,
+            )
+            add_compiled(
+                kernel_tree, compiled_modules(what, store=store, work=work / "root", fresh=force, progress=progress)
+            )
         modules = find_modules(kernel_tree)
         (bundle / "vmlinuz").write_bytes(_only(kernel_tree, recipe.vmlinuz))
         progress("root file system")
