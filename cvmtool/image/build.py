@@ -26,6 +26,7 @@ from cvmtool.image.archive import Archive, UnavailableError, resolve
 from cvmtool.image.bundle import MANIFEST_FILE, Bundle, load_bundle
 from cvmtool.image.compile import Compilation, compiled_modules, read_patches
 from cvmtool.image.initrd import pack_initrd
+from cvmtool.image.licences import licences_of
 from cvmtool.image.lock import Lock, parse_lock
 from cvmtool.image.modules import add_compiled, find_modules, kernel_release
 from cvmtool.image.recipe import MODULES_ROLE, Recipe, Request, asks_for_packages, extended, parse_recipe
@@ -294,12 +295,16 @@ def _assemble(
         for package in lock.role("firmware"):
             firmware_tree.add_deb(store.path(package))
         (bundle / "OVMF.amdsev.fd").write_bytes(firmware_tree.read(recipe.firmware))
-    (bundle / "sbom.spdx.json").write_bytes(encode_sbom(recipe.name, lock, time=time))
+    (bundle / "sbom.spdx.json").write_bytes(_sbom(recipe.name, lock, store, time=time))
     progress("measure")
     verity = append_tree(rootfs, salt=_salt(recipe.name, lock))
     production = " ".join([*recipe.cmdline, *([SHELL_WORD] if recipe.shell else []), verity.word()])
     manifest = measure_bundle(bundle, recipe, production, lock=lock, inputs=inputs, release=modules.release)
     (bundle / MANIFEST_FILE).write_bytes(manifest.encode())
+
+
+def _sbom(name: str, lock: Lock, store: Store, *, time: int) -> bytes:
+    return encode_sbom(name, lock, time=time, licences=licences_of(lock, store))
 
 
 def measure_bundle(
