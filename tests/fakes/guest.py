@@ -66,6 +66,7 @@ class FakeGuest:
                 hands=hands,
             ),
             make_machine=lambda manifest: Machine(manifest, Shell(allowed=False)),
+            kernel=samples.OtherKernel(),
         )
 
     def answer(self, challenge: Open) -> Evidence:

@@ -99,7 +99,10 @@ class Guest:
         def make_machine(manifest):
             raise AssertionError(f"{manifest.name} is a job")
 
-        self.life = Life(KEYS, lambda: self.session, console, make_job=make_job, make_machine=make_machine)
+        kernel = samples.OtherKernel()
+        self.life = Life(
+            KEYS, lambda: self.session, console, make_job=make_job, make_machine=make_machine, kernel=kernel
+        )
 
     @property
     def job(self):
