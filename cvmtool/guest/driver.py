@@ -62,8 +62,8 @@ class Driver:
             RefusedError: `gpu`: the kernel does not have them, or more GPUs than are allowed.
         """
         try:
-            majors = parse_majors(self.majors.read_text("ascii"))
-            minors = sorted(parse_minor(path.read_text("ascii")) for path in self.gpus.glob("*/information"))
+            majors = read_majors(self.majors.read_text("ascii"))
+            minors = sorted(read_minor(path.read_text("ascii")) for path in self.gpus.glob("*/information"))
             control, uvm = majors["nvidiactl"], majors["nvidia-uvm"]
         except (OSError, ValueError) as error:
             raise _refused(f"the kernel's list of devices: {error}") from error
@@ -101,7 +101,7 @@ def bring_up(driver: Driver = _DRIVER, *, lock: Callable[[], None] = lock_down) 
         _run("nvidia-persistenced", "--uvm-persistence-mode", timeout_seconds=_DAEMON_SECONDS)
 
 
-def parse_majors(text: str) -> dict[str, int]:
+def read_majors(text: str) -> dict[str, int]:
     """Read /proc/devices: the major number of each character device, by name.
 
     Raises:
@@ -116,7 +116,7 @@ def parse_majors(text: str) -> dict[str, int]:
     return majors
 
 
-def parse_minor(text: str) -> int:
+def read_minor(text: str) -> int:
     """Read a GPU's `information`: the minor number of its device.
 
     Raises:

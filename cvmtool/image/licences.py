@@ -49,8 +49,9 @@ def is_of_main(package: Package) -> bool:
     return (second if first == "updates" else first) == "main"
 
 
-def parse_copyright(text: str) -> tuple[Licence, ...]:
+def parse_copyright(data: bytes) -> tuple[Licence, ...]:
     """Return the licences that a copyright file names, each once; the whole file is one where it is not machine-readable."""
+    text = data.decode("utf-8", "replace")
     if not text.startswith(_FORMAT):
         return (Licence(name="copyright", text=text),)
     texts: dict[str, str] = {}
@@ -68,4 +69,4 @@ def _read(package: Package, store: Store) -> tuple[Licence, ...]:
     path = f"usr/share/doc/{package.name}"
     with Tree() as tree:
         tree.add_deb(store.path(package), only=(path,))
-        return parse_copyright(tree.read(f"{path}/copyright").decode("utf-8", "replace"))
+        return parse_copyright(tree.read(f"{path}/copyright"))

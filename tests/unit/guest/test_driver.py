@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cvmtool.formats.control import ControlError
 from cvmtool.guest import driver
-from cvmtool.guest.driver import Device, Driver, bring_up, parse_majors, parse_minor
+from cvmtool.guest.driver import Device, Driver, bring_up, read_majors, read_minor
 from cvmtool.guest.lockdown import Locks, lock_down
 from cvmtool.guest.programs import Ended
 from cvmtool.guest.refusal import RefusedError
@@ -166,13 +166,13 @@ def test_a_list_of_devices_that_lacks_one_or_is_none_is_refused(machine, old, ne
 
 
 def test_block_devices_are_others():
-    majors = parse_majors(MAJORS)
+    majors = read_majors(MAJORS)
     assert majors["nvidia-uvm"] == 237
     assert "virtblk" not in majors
 
 
 def test_this_machine_s_own_list_is_read():
-    assert parse_majors(Path("/proc/devices").read_text("ascii"))["mem"] == 1
+    assert read_majors(Path("/proc/devices").read_text("ascii"))["mem"] == 1
 
 
 @pytest.mark.parametrize(
@@ -180,16 +180,16 @@ def test_this_machine_s_own_list_is_read():
 )
 def test_a_gpu_without_its_number_is_refused(text):
     with pytest.raises(ValueError, match="minor"):
-        parse_minor(text)
+        read_minor(text)
 
 
 def test_a_gpu_says_its_number():
-    assert parse_minor(INFORMATION.format(7)) == 7
+    assert read_minor(INFORMATION.format(7)) == 7
 
 
 @given(st.text())
 def test_any_text_is_a_list_of_devices_or_a_value_error(text):
-    for parse in (parse_majors, parse_minor):
+    for parse in (read_majors, read_minor):
         try:
             parse(text)
         except ValueError:

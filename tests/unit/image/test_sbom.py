@@ -39,7 +39,7 @@ def test_a_builder_s_tool_is_not_content() -> None:
     assert kinds == {"BUILD_TOOL_OF"}
 
 
-COPYRIGHT = """\
+COPYRIGHT = b"""\
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: driver
 
@@ -63,12 +63,12 @@ def test_licences_are_those_of_the_copyright_file() -> None:
     expat, other = sorted(parse_copyright(COPYRIGHT), key=lambda licence: licence.name)
     assert (expat.name, expat.text) == ("Expat", "Do what\n\nyou want.")
     assert (other.name, other.text) == ("Not-free", "Do nothing.")
-    (whole,) = parse_copyright("All rights reserved.\n")
+    (whole,) = parse_copyright(b"All rights reserved.\n")
     assert whole.text == "All rights reserved.\n"
 
 
 def test_what_is_not_free_says_its_licences_and_what_is_free_nothing(tmp_path: Path) -> None:
-    deb = make_deb(tmp_path, "driver", {"usr/share/doc/driver/copyright": COPYRIGHT.encode()}).read_bytes()
+    deb = make_deb(tmp_path, "driver", {"usr/share/doc/driver/copyright": COPYRIGHT}).read_bytes()
     driver = replace(make_package("driver", deb), path="pool/non-free/d/driver/driver.deb")
     (tmp_path / driver.sha256).write_bytes(deb)
     lock = make_lock(make_package("libc6"), driver)
