@@ -19,7 +19,7 @@ help:
 	@echo 'make hardware   on a host with SEV-SNP: a real training, its measurement, and a launch that firmware refuses'
 	@echo 'make foreign    dry runs before a verifier that is not ours (fetches it and a Go compiler, 450 MB)'
 	@echo 'make presidio   the tests that need Presidio (fetches it, 400 MB)'
-	@echo 'make gpu-image   the guest image with NVIDIA'\''s driver: compiled twice, booted, a job in it (minutes, 300 MB)'
+	@echo 'make gpu-image   the guest image with NVIDIA'\''s driver: compiled twice, booted, a job in it (minutes, 210 MB)'
 	@echo 'make drill   every attack against a dry run, and the refusal it meets'
 	@echo 'make bench   measured ratios'
 	@echo 'make soak    kill QEMU, libvirtd, cvmtool and SSH at every stage, again and again (R=3: three rounds); then every long test once'

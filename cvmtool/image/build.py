@@ -5,6 +5,7 @@
 Zone: image. Reads the source tree, the kept packages and (for what is not kept) the archive; writes one folder.
 
     packages.lock -> kept packages -> root file system -> squashfs + dm-verity tree -> root hash
+                  source, compiler -> kernel modules, in some images
                                    -> initrd, kernel, firmware                      -> command line -> launch digests
 
 Nothing of the building machine enters the image: see tools.py and tree.py. `reproduce.py` proves it.
@@ -57,8 +58,8 @@ class Source:
     """What an image is built from."""
 
     image: Path
-    """The image's folder: image.toml, packages.lock, init, skeleton/, overlay/. One that extends another, which lies beside
-    it, holds what differs."""
+    """The image's folder: image.toml, packages.lock, init, skeleton/, overlay/, patches/. One that extends another, which
+    lies beside it, holds what differs."""
     package: Path
     """The cvmtool package, whose guest part goes into the image."""
 

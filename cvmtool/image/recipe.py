@@ -155,10 +155,6 @@ class Table:
         """Take a table."""
         return Table(self._take(key, dict, {} if optional else None), f"{self._where}.{key}")
 
-    def mapping(self, key: str) -> dict[str, Any]:
-        """Take a table as it is."""
-        return dict(self._take(key, dict, None))
-
     def texts(self, key: str) -> dict[str, str]:
         """Take a table of strings, which may be absent."""
         items = self._take(key, dict, {})
@@ -212,16 +208,18 @@ def asks_for_packages(data: bytes) -> bool:
     return not {"packages", "wheels"}.isdisjoint(_load(data, "image.toml"))
 
 
-def _without(base: dict[str, Any], gone: dict[str, Any], where: str) -> dict[str, Any]:
+def _without(base: dict[str, Any], gone: Any, where: str) -> dict[str, Any]:  # noqa: ANN401  checked right here
     """Take words out of the lists of a table.
 
     Raises:
-        ConfigError: a list or a word to take out is not there.
+        ConfigError: `gone` is no table, or a list or a word to take out is not there.
     """
+    if not isinstance(gone, dict):
+        raise ConfigError(f"{where} is a {type(gone).__name__}; a table is required")
     left = dict(base)
     for key, value in gone.items():
         below = left.get(key)
-        if isinstance(below, dict) and isinstance(value, dict):
+        if isinstance(below, dict):
             left[key] = _without(below, value, f"{where}.{key}")
         elif isinstance(below, list) and isinstance(value, list):
             for word in value:
@@ -257,8 +255,7 @@ def parse_recipe(data: bytes, *, base: bytes | None = None) -> Recipe:
     if base is not None:
         below = _load(base, "image.toml")
         value.pop("extends", None)
-        gone = Table({"without": value.pop("without", {})}, "image.toml").mapping("without")
-        value = _merged(_without(below, gone, "image.toml.without"), value)
+        value = _merged(_without(below, value.pop("without", {}), "image.toml.without"), value)
     top = Table(value, "image.toml")
     modules = _take_modules(top)
     request = take_request(top, roles=ROLES if modules is None else (*ROLES, MODULES_ROLE))

@@ -134,6 +134,11 @@ def test_what_is_not_there_is_not_taken_out(gone: bytes) -> None:
         parse_recipe(b"without = {" + gone + b"}\n" + OPERATOR, base=RECIPE)
 
 
+def test_what_is_taken_out_is_a_table() -> None:
+    with pytest.raises(ConfigError, match="without is a list"):
+        parse_recipe(b'without = ["quiet"]\n' + OPERATOR, base=RECIPE)
+
+
 def test_a_word_is_taken_out_of_a_table_s_list() -> None:
     recipe = parse_recipe(b'without = {rootfs = {busybox = ["awk"]}}\n' + OPERATOR, base=RECIPE)
     assert set(parse_recipe(OPERATOR, base=RECIPE).rootfs.busybox) - set(recipe.rootfs.busybox) == {"awk"}
