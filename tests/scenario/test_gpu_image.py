@@ -191,4 +191,5 @@ def test_a_job_without_gpus_runs_in_it(gpu: Bundle, example: Path, environment: 
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert json.loads((tmp_path / "metrics.json").read_text())["accuracy_after"] >= 0.90
-    assert gpu.digest in done.stdout
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert gpu.manifest.launch_digests[Mode.DRYRUN]["EPYC-Genoa"][0] in Path(summary["policy"]).read_text()
