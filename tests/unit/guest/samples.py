@@ -19,20 +19,6 @@ from cvmtool.formats.job import (
 )
 from cvmtool.formats.pack import BLOCK, HEADER_SIZE, PackDescriptor, Role
 
-
-class OtherKernel:
-    """Where the kernel's settings go in tests: the real ones would be those of the machine that runs them."""
-
-    def __init__(self):
-        self.told = []
-
-    def lock_down(self):
-        self.told.append("lock down")
-
-    def bring_up(self):
-        self.told.append("bring up")
-
-
 UUID = "b15a00be-a260-4fb2-8aa3-ff202c4276a6"
 REPORT_BYTES = 1184
 

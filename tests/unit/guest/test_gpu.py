@@ -25,6 +25,7 @@ from cvmtool.guest.keys import BootKeys
 from cvmtool.guest.life import Life
 from cvmtool.guest.refusal import RefusedError
 from cvmtool.owner.gpu import verify_gpu
+from tests.fakes.kernel import OtherKernel
 from tests.fakes.nvidia import NOW, FakeNvidia
 from tests.unit.guest import samples
 
@@ -143,7 +144,7 @@ def life():
     challenge = Open(nonce=b"n" * 32, owner_key=owner, manifest_sha256=manifest.sha256)
     attested = Attested(challenge=challenge, evidence=None, report_data=SESSION, host_data=manifest.host_data)
     role = Role(opened=False)
-    kernel = samples.OtherKernel()
+    kernel = OtherKernel()
     made = Life(
         keys,
         lambda: attested,

@@ -17,6 +17,7 @@ from cvmtool.guest.life import Life
 from cvmtool.guest.machine import Machine
 from cvmtool.guest.refusal import RefusedError
 from cvmtool.guest.shell import Shell
+from tests.fakes.kernel import OtherKernel
 from tests.unit.formats.test_machine import MANIFEST
 from tests.unit.guest import samples
 
@@ -38,7 +39,7 @@ def attested(data, owner=MANIFEST.owner_key):
 
 @pytest.fixture
 def kernel():
-    return samples.OtherKernel()
+    return OtherKernel()
 
 
 @pytest.fixture
