@@ -6,7 +6,8 @@ Zone: image. Starts processes; reads kept packages and the image's patches; keep
 
 The packages of the role `modules` are the whole of that root: nothing of the building machine is in it but /dev/null. It is
 entered through namespaces of Linux, so no rights are needed. What could differ between two builds is given: paths, time, user and
-host name. What comes out is kept under a digest of all that went in; a build that must prove itself compiles anew.
+host name. What comes out is kept under a digest of all that went in, and its own digests tell damage, not malice: who writes there
+can write the checkout as well. A build that must prove itself compiles anew.
 """
 
 from __future__ import annotations

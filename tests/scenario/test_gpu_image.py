@@ -63,9 +63,60 @@ lock_down()'
 echo "PROBE lockdown $(cat /sys/kernel/security/lockdown) $(cat /sys/module/module/parameters/sig_enforce)"
 try modprobe nvidia
 try modprobe btrfs
+modprobe loop
+PYTHONPATH=/usr/lib/cvmtool python3 -sP /usr/lib/cvmtool/probe.py
 echo PROBE end
 echo o >/proc/sysrq-trigger
 sleep 60
+"""
+
+# The guest's own container runtime with the configuration of a job that has a GPU. The device that stands in for it is one that any
+# user may open, if its control group lets them: that of loop devices.
+CONTAINER = """\
+import os, subprocess
+from dataclasses import replace
+from pathlib import Path
+from cvmtool.formats.job import Container, JobManifest, Limits, Network, Resources
+from cvmtool.formats.wire import canonical_json
+from cvmtool.guest.driver import Device
+from cvmtool.guest.oci import Gpus, mount_points, render_config
+from cvmtool.guest.seccomp import convert_profile
+
+SCRIPT = '''for device in /dev/nvidia*; do (exec 3<>$device) && echo PROBE opened $device; done
+echo PROBE libraries $LD_LIBRARY_PATH $(ls /driver | grep -c so)
+touch /driver/mine && echo PROBE changed'''
+MANIFEST = JobManifest(
+    name="probe", salt="11" * 32, owner_key="22" * 32, packs=(), outputs=(), network=Network.NONE,
+    container=Container(
+        oci_digest="sha256:" + "33" * 32, args=("/bin/busybox", "sh", "-c", SCRIPT), env=(), workdir="/"
+    ),
+    resources=Resources(vcpus=1, memory_mib=512, cpu="EPYC-Genoa", gpus=1),
+    limits=Limits(memory_mib=64, pids=16, scratch_mib=0, outputs_mib=1, log_mib=1, seconds=60),
+)
+root, outputs, bundle = (Path("/run/probe") / name for name in ("root", "outputs", "bundle"))
+for folder in (outputs, bundle, root / "bin", *(root / point for point in mount_points(MANIFEST))):
+    folder.mkdir(parents=True, exist_ok=True)
+(root / "bin/busybox").write_bytes(Path("/usr/bin/busybox").read_bytes())
+(root / "bin/busybox").chmod(0o755)
+for applet in ("ls", "grep", "touch"):
+    (root / "bin" / applet).symlink_to("busybox")
+GPUS = Gpus(devices=(Device(name="nvidia0", major=10, minor=237),), libraries=Path("/usr/lib/nvidia"))
+seccomp = convert_profile(Path("/usr/share/cvmtool/seccomp.json").read_bytes(), kernel=(6, 12))
+config = render_config(
+    MANIFEST, root=root, inputs={}, outputs=outputs, checkpoint=None, seccomp=seccomp, cgroup="/probe", network=None, gpus=GPUS
+)
+
+
+def run(name):
+    (bundle / "config.json").write_bytes(canonical_json(config))
+    print("PROBE container", name, flush=True)
+    subprocess.run(["crun", "--root=/run/probe/crun", "--cgroup-manager=cgroupfs", "run", f"--bundle={bundle}", "probe"])
+    print("PROBE container over", name, flush=True)
+
+
+run("with its device")
+del config["linux"]["resources"]["devices"][1:]
+run("without the rule")
 """
 
 
@@ -85,6 +136,7 @@ def console(gpu: Bundle, settings: Settings, tmp_path_factory: pytest.TempPathFa
     init.parent.mkdir(parents=True)
     init.write_text(PROBE)
     init.chmod(0o755)
+    init.with_name("probe.py").write_text(CONTAINER)
     source = Source(image=place / "images/gpu", package=PACKAGE_DIR)
     store = package_store(settings)
     probing = build_image(source, place / "bundle", store=store, find_archive=find_archive, locked=True)
@@ -174,6 +226,26 @@ def test_after_the_lock_no_module_of_ours_comes_in_and_debian_s_do(console: str)
     assert "PROBE modprobe nvidia -> 1" in after
     assert "No such device" not in after
     assert "PROBE modprobe btrfs -> 0" in after
+
+
+def container(console: str, name: str) -> str:
+    return console.partition(f"PROBE container {name}")[2].partition("PROBE container over")[0]
+
+
+@pytest.mark.vm
+def test_a_container_with_a_gpu_opens_its_device_and_reads_the_driver_s_libraries(console: str) -> None:
+    said = container(console, "with its device")
+    assert "PROBE opened /dev/nvidia0" in said
+    assert "PROBE libraries /driver 4" in said
+    assert "Read-only file system" in said
+    assert "PROBE changed" not in said
+
+
+@pytest.mark.vm
+def test_it_is_the_rule_that_lets_the_container_open_it(console: str) -> None:
+    said = container(console, "without the rule")
+    assert "PROBE opened" not in said
+    assert "Operation not permitted" in said
 
 
 @pytest.mark.vm
