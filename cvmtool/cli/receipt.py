@@ -77,7 +77,15 @@ def show(
 def verify(
     receipt: Receipt,
     *,
-    policy: Annotated[Path, typer.Option("--policy", help="What is acceptable.", metavar="FILE")],
+    policy: Annotated[Path | None, typer.Option("--policy", help="What is acceptable.", metavar="FILE")] = None,
+    job: Annotated[
+        str | None,
+        typer.Option(
+            "--job",
+            help="A run of this account, as for `jobs show`: what was acceptable to it, and its manifest.",
+            metavar="JOB",
+        ),
+    ] = None,
     at: At = None,
     files: Annotated[
         Path | None, typer.Option("--files", help="Also check the outputs in this directory.", metavar="DIR")
@@ -90,11 +98,15 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Verify a receipt: report, keys, job, signature. A simulated one never passes a policy for real hardware."""
+    """Verify a receipt: report, keys, job, signature. A simulated one never passes a policy for real hardware.
+
+    What is acceptable says either --policy, or --job of who ran it.
+    """
     from cvmtool.cli.render import emit_schema
     from cvmtool.owner.policyfile import parse_policy
     from cvmtool.owner.receipts import require_manifest, verify_receipt
 
+    policy, manifest = _required(policy, manifest, job)
     verified = verify_receipt(_read(receipt), parse_policy(_read(policy).decode("utf-8", "replace")), _moment(at))
     if manifest is not None:
         require_manifest(verified.statement, _read(manifest))
@@ -107,6 +119,21 @@ def verify(
         return
     _print(verified.statement)
     typer.echo(f"verified: {_worth()}" if verified.guest.simulated else "verified", err=True)
+
+
+def _required(policy: Path | None, manifest: Path | None, job: str | None) -> tuple[Path, Path | None]:
+    """Return the policy and the manifest that are asked for, or those of the record of a run."""
+    if job is None:
+        if policy is None:
+            raise typer.BadParameter("--policy FILE is required, or --job JOB for a run of this account")
+        return policy, manifest
+    if policy is not None or manifest is not None:
+        raise typer.BadParameter("--job stands for --policy and --manifest; one or the other is required")
+    from cvmtool.config import load_settings
+    from cvmtool.flows.jobs import MANIFEST_FILE, POLICY_FILE, load_job
+
+    folder = load_job(load_settings().jobs_dir, job).path
+    return folder / POLICY_FILE, folder / MANIFEST_FILE
 
 
 def _moment(at: datetime | None) -> datetime:

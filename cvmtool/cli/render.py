@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cvmtool.formats.control import LogRecord
     from cvmtool.owner.appraise import VerifiedGuest
     from cvmtool.owner.checks import Check
+    from cvmtool.owner.gpu import VerifiedGpus
 
 BANNER = "SIMULATED / NOT CONFIDENTIAL"
 
@@ -242,6 +243,10 @@ class TerminalReporter:
         """Print the table of checks."""
         self.show_checks(guest.checks, guest.unchecked, simulated=guest.simulated)
 
+    def gpu_verdict(self, gpus: VerifiedGpus) -> None:
+        """Print the table of checks of a machine's GPUs."""
+        self.show_checks(gpus.checks, gpus.unchecked, simulated=False)
+
     def show_checks(self, checks: tuple[Check, ...], unchecked: tuple[str, ...], *, simulated: bool) -> None:
         """Print the table of checks."""
         for line in checks_lines(checks, unchecked, self.console.width):
@@ -307,11 +312,14 @@ class JsonReporter:
 
     def verdict(self, guest: VerifiedGuest) -> None:
         """Emit every check."""
-        checks = [
-            {"code": check.code, "passed": check.passed, "actual": check.actual, "required": check.required}
-            for check in guest.checks
-        ]
+        checks = _check_fields(guest.checks)
         emit_schema("event", event="verdict", simulated=guest.simulated, checks=checks, unchecked=list(guest.unchecked))
+
+    def gpu_verdict(self, gpus: VerifiedGpus) -> None:
+        """Emit every check of a machine's GPUs."""
+        checks = _check_fields(gpus.checks)
+        devices, unchecked = list(gpus.devices), list(gpus.unchecked)
+        emit_schema("event", event="gpu-verdict", devices=devices, checks=checks, unchecked=unchecked)
 
     def log(self, record: LogRecord) -> None:
         """Emit what the container printed."""
@@ -319,6 +327,13 @@ class JsonReporter:
         emit_schema(
             "event", event="log", stream=record.stream.name.lower(), microseconds=record.microseconds, text=text
         )
+
+
+def _check_fields(checks: Iterable[Check]) -> list[dict[str, str | bool]]:
+    return [
+        {"code": check.code, "passed": check.passed, "actual": check.actual, "required": check.required}
+        for check in checks
+    ]
 
 
 def _since(begun: float) -> float:

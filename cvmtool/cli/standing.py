@@ -17,17 +17,27 @@ if TYPE_CHECKING:
     from cvmtool.flows.vmlist import Listed
     from cvmtool.flows.vmrecords import VmDir
     from cvmtool.flows.volumes import VolumeRecord
+    from cvmtool.owner.gpu import VerifiedGpus
 
 _SIZE = re.compile(r"([1-9][0-9]{0,8})(MiB|GiB|TiB)")
 _UNITS = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 def standing_fields(
-    folder: VmDir, settings: Settings, *, agent: str | None = None, said: dict[str, Any] | None = None
+    folder: VmDir,
+    settings: Settings,
+    *,
+    agent: str | None = None,
+    said: dict[str, Any] | None = None,
+    gpus: VerifiedGpus | None = None,
 ) -> dict[str, Any]:
-    """Return what JSON says of one machine. `agent`: the stage it has just said in an attested session; `said`: all of that."""
+    """Return what JSON says of one machine.
+
+    `agent`: the stage it has just said in an attested session; `said`: all of that; `gpus`: verified in it.
+    """
     from dataclasses import asdict
 
+    from cvmtool.cli.gpus import gpu_fields
     from cvmtool.flows.volumes import Volumes
 
     record, known = folder.record, Volumes(settings.volumes_dir)
@@ -40,14 +50,23 @@ def standing_fields(
         "times": record.times,
         "attempts": [asdict(attempt) for attempt in record.attempts],
         "volumes": [volume_fields(known.load(luks_uuid)) for luks_uuid in record.volumes],
+        "gpus": gpu_fields(record, gpus),
         "agent": said,
         "error": record.error,
         "folder": str(folder.path),
     }
 
 
-def show_standing(folder: VmDir, settings: Settings, *, agent: str | None = None, hint: str | None = None) -> None:
+def show_standing(
+    folder: VmDir,
+    settings: Settings,
+    *,
+    agent: str | None = None,
+    gpus: VerifiedGpus | None = None,
+    hint: str | None = None,
+) -> None:
     """Tell a person how a machine stands, and what to do next."""
+    from cvmtool.cli.gpus import gpu_line
     from cvmtool.cli.render import BANNER, printable
 
     found, record = _stand(folder, settings, agent), folder.record
@@ -55,6 +74,8 @@ def show_standing(folder: VmDir, settings: Settings, *, agent: str | None = None
     typer.echo(f"  {found.standing.evidence}")
     if found.simulated:
         typer.echo(f"  {BANNER}")
+    if record.gpus:
+        typer.echo(f"  {gpu_line(record, gpus)}")
     if record.error:
         typer.echo(f"  last refusal or failure: {printable(record.error)}")
     for milestone, time in record.times.items():

@@ -208,7 +208,7 @@ def summarise(job: JobDir, reporter: JsonReporter | TerminalReporter) -> None:
         console.print("they are sealed to the job's recipients, each of whom opens them with:", markup=False)
         console.print(f"  {shlex.join(['cvmtool', 'unseal', folder, '--out', clear])}", markup=False)
     console.print("check the receipt, and the files with it, at any time and offline:", markup=False)
-    words = ["cvmtool", "receipt", "verify", receipt, "--policy", policy, "--files", clear]
+    words = ["cvmtool", "receipt", "verify", receipt, "--job", record.id, "--files", clear]
     console.print(f"  {shlex.join(words)}", markup=False)
     ending = f": {BANNER}" if record.simulated else ""
     console.print(f"job {record.id} done in {sum(record.stages.values()):.1f} s{ending}", markup=False)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cvmtool.cli import domain
+from cvmtool.cli.gpus import GpuAddresses, GpuPolicyFile, gpu_wish
 from cvmtool.cli.options import Host, Json
 from cvmtool.cli.standing import listed, show_standing, size_of, standing_fields, volume_fields, volume_of
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from cvmtool.config import Settings
     from cvmtool.flows.vmrecords import VmDir
     from cvmtool.flows.vms import Vm
+    from cvmtool.flows.vmsession import VmSession
 
 app = typer.Typer(
     help="Confidential machines without a job: start, attest, unlock, work in them, stop. And every machine there is.",
@@ -57,6 +60,8 @@ def start(
         Path | None,
         typer.Option("--policy", help="What is acceptable; by default cvmtool's baseline.", metavar="FILE"),
     ] = None,
+    gpu: GpuAddresses = None,
+    gpu_policy: GpuPolicyFile = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Run under QEMU without SEV-SNP: SIMULATED / NOT CONFIDENTIAL.")
     ] = False,
@@ -70,7 +75,10 @@ def start(
     settings = load_settings(host=host)
     reporter = _reporter(as_json=as_json)
     found = find_vm(settings.vms_dir, name or image)
+    gpus = gpu_wish(gpu, gpu_policy, dry_run=dry_run)
     if found is not None and (name is None or found.record.image == image):
+        if gpus.devices:
+            raise typer.BadParameter(f"{found.record.name} is there already, with the GPUs it has", param_hint="--gpu")
         _start_again(found, settings, reporter, as_json=as_json)
         return
     from cvmtool.cli.files import read_file
@@ -98,6 +106,7 @@ def start(
         volumes=volumes_of_it,
         disks=tuple(disk or ()),
         policy=judged_by,
+        gpus=gpus,
     )
     with reporter.stage(Stage.START, f"starting {wanted.name}"):
         folder = start_vm(wanted, settings, reporter)
@@ -113,11 +122,12 @@ def attest(machine: Machine, *, boot_timeout: BootTimeout = 300.0, as_json: Json
         from cvmtool.flows.vmsession import session
 
         with session(vm, stage=reporter.stage) as opened:
-            reporter.verdict(opened.attached.guest)
+            _show_verdict(opened, reporter)
+        agent, gpus = opened.stage.value, opened.gpus
         if as_json:
-            emit_schema("vm-attest", **standing_fields(vm.folder, settings, agent=opened.stage.value))
+            emit_schema("vm-attest", **standing_fields(vm.folder, settings, agent=agent, gpus=gpus))
         else:
-            show_standing(vm.folder, settings, agent=opened.stage.value)
+            show_standing(vm.folder, settings, agent=agent, gpus=gpus)
 
 
 @app.command()
@@ -131,14 +141,14 @@ def unlock(machine: Machine, *, boot_timeout: BootTimeout = 300.0, as_json: Json
         from cvmtool.flows.vmsession import unlock as release
 
         with session(vm, stage=reporter.stage) as opened:
-            reporter.verdict(opened.attached.guest)
+            _show_verdict(opened, reporter)
             with reporter.stage(Stage.UNLOCK, "releasing the keys"):
                 release(vm, opened)
         hint = f"cvmtool vm ssh {machine}" if vm.challenge.manifest.shell else None
         if as_json:
-            emit_schema("vm-unlock", **standing_fields(vm.folder, settings, agent="unlocked"))
+            emit_schema("vm-unlock", **standing_fields(vm.folder, settings, agent="unlocked", gpus=opened.gpus))
         else:
-            show_standing(vm.folder, settings, agent="unlocked", hint=hint)
+            show_standing(vm.folder, settings, agent="unlocked", gpus=opened.gpus, hint=hint)
 
 
 @app.command(context_settings={"allow_interspersed_args": False})
@@ -194,7 +204,7 @@ def status(
 
     settings = load_settings()
     folder = load_vm(settings.vms_dir, machine)
-    agent, said = None, None
+    agent, said, gpus = None, None, None
     if ask:
         reporter = TerminalReporter()
         try:
@@ -202,16 +212,16 @@ def status(
             try:
                 if vm.runs:
                     with session(vm, stage=_quiet) as opened:
-                        agent, said = opened.stage.value, opened.status
+                        agent, said, gpus = opened.stage.value, opened.status, opened.gpus
             finally:
                 vm.close()
         except HostError as error:
             reporter.notice(error.message)
         folder = load_vm(settings.vms_dir, machine)
     if as_json:
-        emit_schema("vm-status", **standing_fields(folder, settings, agent=agent, said=said))
+        emit_schema("vm-status", **standing_fields(folder, settings, agent=agent, said=said, gpus=gpus))
     else:
-        show_standing(folder, settings, agent=agent)
+        show_standing(folder, settings, agent=agent, gpus=gpus)
 
 
 @app.command()
@@ -227,15 +237,14 @@ def stop(
     from cvmtool.cli.render import emit_schema
 
     with _in_hand(machine, 60, as_json=as_json) as (vm, reporter, settings):
-        from cvmtool.flows.vmsession import session, stop_by_force
         from cvmtool.flows.vmsession import stop as stop_in_order
+        from cvmtool.flows.vmsession import stop_by_force
 
         if vm.runs and force:
             with vm.folder.alone():
                 stop_by_force(vm)
         elif vm.runs:
-            with session(vm, stage=reporter.stage) as opened:
-                stop_in_order(vm, opened)
+            stop_in_order(vm, stage=reporter.stage)
         if as_json:
             emit_schema("vm-stop", **standing_fields(vm.folder, settings))
         else:
@@ -355,42 +364,19 @@ def destroy(
         typer.echo(f"{machine}: {'gone' if found else 'there was none'}", err=True)
 
 
-@app.command()
-def render(
-    job: Annotated[str, typer.Argument(help="The job file.", metavar="JOB.yaml")],
-    *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="The machine of a dry run; no host is asked.")] = False,
-    host: Host = None,
-    argv: Annotated[bool, typer.Option("--argv", help="The arguments that libvirt would give QEMU, instead.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Print the libvirt domain that a job would define. Nothing is started; the salt differs each time."""
-    from pathlib import Path
-
-    from cvmtool.cli.render import TerminalReporter, emit_schema
-    from cvmtool.config import load_settings
-    from cvmtool.flows.images import bring_up_to_date
-    from cvmtool.flows.machine import render_argv, render_machine
-    from cvmtool.flows.prepare import prepare, read_job
-    from cvmtool.formats.manifest import Mode
-
-    settings = load_settings(host=host)
-    reporter = TerminalReporter()
-    bundle = bring_up_to_date(read_job(Path(job)).image, settings, progress=reporter.step, notice=reporter.notice)
-    prepared = prepare(Path(job), bundle, settings=settings, reporter=reporter)
-    launch = prepared.launch(Mode.DRYRUN if dry_run else Mode.PRODUCTION)
-    show = render_argv if argv else render_machine
-    text = show("cvmtool-render", launch, settings)
-    if as_json:
-        emit_schema("vm-render", **({"argv": text} if argv else {"xml": text}))
-    else:
-        typer.echo(text, nl=False)
+app.command()(domain.render)
 
 
 def _reporter(*, as_json: bool) -> JsonReporter | TerminalReporter:
     from cvmtool.cli.render import JsonReporter, TerminalReporter
 
     return JsonReporter() if as_json else TerminalReporter()
+
+
+def _show_verdict(opened: VmSession, reporter: JsonReporter | TerminalReporter) -> None:
+    reporter.verdict(opened.attached.guest)
+    if opened.gpus is not None:
+        reporter.gpu_verdict(opened.gpus)
 
 
 def _quiet(_stage: object, _text: str) -> AbstractContextManager[None]:

@@ -20,6 +20,7 @@ from cvmtool.formats.control import Op
 from cvmtool.formats.gpu import GpuEvidence, parse_gpu_evidence
 from cvmtool.formats.machine import Manifest
 from cvmtool.formats.wire import JsonObject, canonical_json, parse_base64, parse_json
+from cvmtool.host.gpu import Gpu, parse_gpus
 from cvmtool.owner.appraise import VerifiedGuest
 from cvmtool.owner.gpu import AuthenticGpu, VerifiedGpus, appraise_gpus, revocable, verify_gpu
 from cvmtool.owner.gpupolicy import GpuPolicy, parse_gpu_policy
@@ -103,36 +104,58 @@ def nvidia_collateral(cache: Path, *, online: bool = True) -> NvidiaCollateral:
     )
 
 
-def read_gpu_policy(path: Path | None, manifest: Manifest) -> GpuPolicy | None:
-    """Read the GPU policy of a job; None where the job wants no GPU.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuWish:
+    """The GPUs of its host that a machine without a job is given, and the policy that each must pass. By default none.
+
+    `policy`: as it was written.
 
     Raises:
-        ConfigError: the job wants GPUs and there is no policy, or it cannot be read or used.
+        ConfigError: one is given without the other, or the policy is none.
     """
-    wanted = manifest.resources.gpus
-    if not wanted:
-        return None
-    if path is None:
-        raise ConfigError(
-            f"the job wants {wanted} GPUs and no GPU policy is given; one is required",
-            hint="what it must say: docs/howto/gpu.md",
-        )
-    try:
-        return parse_gpu_policy(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read", detail=str(error)) from error
+
+    devices: tuple[Gpu, ...] = ()
+    policy: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.policy is None and self.devices:
+            raise ConfigError(
+                f"{len(self.devices)} GPUs are named and no GPU policy is given; one is required: --gpu-policy FILE",
+                hint="what it must say: docs/howto/gpu.md",
+            )
+        if self.policy is not None and not self.devices:
+            raise ConfigError(
+                "a GPU policy is given and no GPU is named; one or more are required",
+                hint="name each: --gpu 0000:41:00.0 (lspci -D -d 10de: on the host)",
+            )
+        if self.policy is not None:
+            parse_gpu_policy(self.policy)
+
+    @classmethod
+    def named(cls, addresses: Sequence[str], policy: str | None) -> GpuWish:
+        """Return the wish for the GPUs at these PCI addresses.
+
+        Raises:
+            ConfigError: as the class; or an address is none, one is there twice, or there are too many.
+        """
+        return cls(devices=parse_gpus(addresses), policy=policy)
+
+    @property
+    def judged_by(self) -> GpuPolicy | None:
+        """The policy; None if there are no GPUs."""
+        return None if self.policy is None else parse_gpu_policy(self.policy)
 
 
-def refuse_gpus_in_a_dry_run(manifest: Manifest) -> None:
-    """Refuse a job that wants GPUs before anything of it starts.
+def refuse_gpus_in_a_dry_run(wanted: int) -> None:
+    """Refuse a dry run that wants GPUs, so many, before anything of it starts.
 
     Raises:
-        ConfigError: it wants GPUs.
+        ConfigError: it wants some.
     """
-    if manifest.resources.gpus:
+    if wanted:
         raise ConfigError(
-            f"resources.gpus is {manifest.resources.gpus}; a dry run has none: nothing simulates a GPU's signature",
-            hint="leave resources.gpus out to try the rest of the job",
+            f"resources.gpus is {wanted}; a dry run has none: nothing simulates a GPU's signature",
+            hint="leave the GPUs out to try the rest",
         )
 
 
@@ -149,7 +172,7 @@ def attest_gpus(
     """Demand evidence of the guest's GPUs and judge it; None where the manifest wants none. Then, and only then, seal.
 
     Args:
-        channel: the attested session with `guest`, whose job is configured.
+        channel: the attested session with `guest`, which has its manifest.
         guest: the verified guest.
         manifest: what it was launched for.
         policy: what is acceptable.
@@ -167,7 +190,7 @@ def attest_gpus(
     if not wanted:
         return None
     if policy is None:
-        raise ConfigError(f"the job wants {wanted} GPUs and no GPU policy is given; one is required")
+        raise ConfigError(f"the guest is to have {wanted} GPUs and no GPU policy is given; one is required")
     evidence = parse_gpu_evidence(channel.request(Op.GPU_EVIDENCE))
     keep(canonical_json({"report_data": guest.report_data.hex(), "gpus": [entry.to_json() for entry in evidence]}))
     gpus = verify_all(evidence, guest.report_data, at=at, roots=collateral.roots)
@@ -200,6 +223,15 @@ def verify_all(
         verify_gpu(entry, report_data=report_data, index=index, at=at, roots=roots)
         for index, entry in enumerate(evidence)
     ]
+
+
+def gpu_verdict(gpus: VerifiedGpus) -> JsonObject:
+    """Return what records and scripts get of a verdict about GPUs: their identities, every check, and what was not asked for."""
+    return {
+        "devices": list(gpus.devices),
+        "checks": [check.to_json() for check in gpus.checks],
+        "unchecked": list(gpus.unchecked),
+    }
 
 
 def _verifies(document: bytes, at: datetime, roots: NvidiaRoots) -> bool:

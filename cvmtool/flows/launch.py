@@ -19,7 +19,7 @@ from cvmtool.formats.manifest import Mode
 from cvmtool.formats.policybits import GuestPolicy
 from cvmtool.host.capabilities import HostCapabilities, snp_launch
 from cvmtool.host.domain import ROOT_SERIAL, USER_NETWORK, Disk, DomainSpec, Placement, Simulation, SnpLaunch
-from cvmtool.host.gpu import DeviceAccess, Gpu
+from cvmtool.host.gpu import DeviceAccess, Gpu, parse_gpus
 from cvmtool.host.storage import CONSOLE_FILE, HASH_TABLE_FILE
 from cvmtool.image.bundle import Bundle
 from cvmtool.measure.hashes import KernelHashes, kernel_hashes
@@ -46,7 +46,7 @@ def parse_site(*, pin: str | None, numa_node: int | None, hugepages_kib: int | N
     if not all(word.isascii() and word.isdigit() and len(word) <= _MAX_CPU_DIGITS for word in words):
         raise ConfigError(f"the pinned CPUs are {(pin or '')[:80]!r}; numbers of host CPUs are required, such as 8,9")
     placement = Placement(cpus=tuple(map(int, words)), numa_node=numa_node, hugepages_kib=hugepages_kib)
-    return Site(placement=placement, gpus=tuple(Gpu(address=address) for address in gpus))
+    return Site(placement=placement, gpus=parse_gpus(gpus))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -242,9 +242,11 @@ def render_machine(name: str, launch: Launch, settings: Settings) -> str:
     host = open_host(settings)
     try:
         able = host.hypervisor.capabilities(virt_type="kvm")
+        access = _access(host)
     finally:
         host.close()
-    spec = launch.spec(name, f"{host.machines}/{name}", emulator=able.emulator, launch=launch.confidential(able))
+    how = launch.confidential(able)
+    spec = launch.spec(name, f"{host.machines}/{name}", emulator=able.emulator, launch=how, access=access)
     return render_domain(spec, resources("templates"))
 
 

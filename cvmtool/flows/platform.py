@@ -64,13 +64,13 @@ class Platform(Protocol):
     def verify_gpus(
         self, channel: AgentChannel, guest: VerifiedGuest, manifest: Manifest, *, keep: Callable[[bytes], None]
     ) -> VerifiedGpus | None:
-        """Verify the GPUs of a verified guest whose job is configured; None where the job wants none.
+        """Verify the GPUs of a verified guest that has its manifest; None where that wants none.
 
         `keep` gets their evidence before it is judged.
 
         Raises:
             AppraisalError, VerificationError, FreshnessError, FormatError: they are not trusted.
-            ConfigError: the job wants some, and nobody said what is acceptable.
+            ConfigError: the manifest wants some, and nobody said what is acceptable.
         """
 
 
@@ -107,8 +107,8 @@ class DryRun:
         *,
         keep: Callable[[bytes], None],  # noqa: ARG002
     ) -> VerifiedGpus | None:
-        """Refuse a job that wants GPUs: nothing simulates their signatures."""
-        refuse_gpus_in_a_dry_run(manifest)
+        """Refuse a guest that is to have GPUs: nothing simulates their signatures."""
+        refuse_gpus_in_a_dry_run(manifest.resources.gpus)
         return None
 
 
@@ -161,7 +161,7 @@ class SevSnp:
             return None
         if self.gpu_collateral is None:
             raise ConfigError(
-                "the job wants GPUs, and nobody said where NVIDIA's manifests are; required: a GPU policy"
+                "the guest is to have GPUs, and nobody said where NVIDIA's manifests are; required: a GPU policy"
             )
         return attest_gpus(
             channel,

@@ -24,7 +24,7 @@ from cvmtool.flows.attempts import SessionNote
 from cvmtool.flows.consents import Consents
 from cvmtool.flows.decisions import Gate
 from cvmtool.flows.ending import follow_to_the_end
-from cvmtool.flows.gpu import GPU_EVIDENCE_FILE
+from cvmtool.flows.gpu import GPU_EVIDENCE_FILE, gpu_verdict
 from cvmtool.flows.jobdb import Document
 from cvmtool.flows.jobevents import Recorder
 from cvmtool.flows.joblog import JobLog
@@ -410,8 +410,8 @@ def require_success(result: TrainResult, *, service: bool = False) -> None:
         )
 
 
-def verdict_document(attached: Attached) -> bytes:
-    """Return what is kept of a verdict: JSON."""
+def verdict_document(attached: Attached, gpus: VerifiedGpus | None = None) -> bytes:
+    """Return what is kept of a verdict: JSON. `gpus`: of the same session; None if they were not judged with it."""
     guest = attached.guest
     verdict = {
         "schema": "cvmtool/verdict/v1",
@@ -419,5 +419,6 @@ def verdict_document(attached: Attached) -> bytes:
         "nonce": attached.nonce.hex(),
         "checks": [check.to_json() for check in guest.checks],
         "unchecked": list(guest.unchecked),
+        **({} if gpus is None else {"gpus": gpu_verdict(gpus)}),
     }
     return json.dumps(verdict, indent=1).encode("utf-8") + b"\n"

@@ -245,7 +245,7 @@ def enlist(
     """
     check_room(results or Path("results"), prepared.manifest, reporter)
     if platform.roots.simulated:
-        refuse_gpus_in_a_dry_run(prepared.manifest)
+        refuse_gpus_in_a_dry_run(prepared.manifest.resources.gpus)
     job = JobDir.create(settings.jobs_dir, prepared.manifest.name, simulated=platform.roots.simulated)
     job.write(JOB_FILE, prepared.file.text.encode("utf-8"))
     job.write(MANIFEST_FILE, prepared.manifest.encode())

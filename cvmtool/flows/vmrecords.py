@@ -34,11 +34,13 @@ from cvmtool.owner.policyfile import parse_policy
 RECORD_FILE = "vm.json"
 MANIFEST_FILE = "manifest.json"  # canonical bytes; HOST_DATA commits to them
 POLICY_FILE = "policy.toml"
+GPU_POLICY_FILE = "gpu-policy.toml"  # as it was written; of a machine with GPUs alone
 IMAGE_DIR = "image"
 EVIDENCE_FILE = "evidence.bin"
 VERDICT_FILE = "verdict.json"
 LOCK_FILE = "lock"
-SCHEMA = "cvmtool/vm-record/v1"
+SCHEMA = "cvmtool/vm-record/v2"
+_SCHEMA_WITHOUT_GPUS = "cvmtool/vm-record/v1"
 MAX_RECORD = 1 << 20  # bytes
 MAX_KEPT_ATTEMPTS = 50
 
@@ -63,6 +65,8 @@ class VmRecord:
     """Launches, the last fifty, and the attested sessions of each."""
     volumes: list[str] = field(default_factory=list)
     """LUKS UUIDs."""
+    gpus: list[str] = field(default_factory=list)
+    """Addresses of the host's GPUs that it is given."""
     error: str | None = None
     """What the last refusal or failure said."""
 
@@ -138,6 +142,14 @@ class VmDir:
             ConfigError: it is gone, or damaged.
         """
         return parse_policy(self._read(POLICY_FILE).decode("utf-8", "replace"))
+
+    def gpu_policy(self) -> str | None:
+        """Read the policy about its GPUs, as it was written; None if it has none.
+
+        Raises:
+            ConfigError: it is gone.
+        """
+        return self._read(GPU_POLICY_FILE).decode("utf-8", "replace") if self.record.gpus else None
 
     def remove(self) -> None:
         """Delete the directory. Idempotent."""
@@ -227,6 +239,8 @@ def load_vms(vms_dir: Path) -> Iterator[VmDir]:
 
 def _parse(data: bytes, *, what: str) -> VmRecord:
     value = parse_json(data, what=what, limit=MAX_RECORD)
+    if value.get("schema") == _SCHEMA_WITHOUT_GPUS and "gpus" not in value:
+        value |= {"schema": SCHEMA, "gpus": []}
     names = {item.name for item in fields(VmRecord)}
     texts = ("name", "image", "image_digest", "host", "created")
     if (
@@ -238,8 +252,8 @@ def _parse(data: bytes, *, what: str) -> VmRecord:
         or value["milestone"] not in tuple(Milestone)
         or not isinstance(value["times"], dict)
         or not all(isinstance(time, str) for time in value["times"].values())
-        or not isinstance(value["volumes"], list)
-        or not all(isinstance(item, str) for item in value["volumes"])
+        or not all(isinstance(value[key], list) for key in ("volumes", "gpus"))
+        or not all(isinstance(item, str) for item in (*value["volumes"], *value["gpus"]))
         or not (value["error"] is None or isinstance(value["error"], str))
     ):
         raise FormatError(f"{what} does not follow {SCHEMA}")

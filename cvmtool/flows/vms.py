@@ -17,8 +17,9 @@ from cvmtool.config import Settings, session_dirs
 from cvmtool.errors import ConfigError, CvmError, HostError
 from cvmtool.flows.attach import Challenge
 from cvmtool.flows.attempts import Attempt, now
+from cvmtool.flows.gpu import GpuWish, refuse_gpus_in_a_dry_run
 from cvmtool.flows.hosts import Host, OpenHost, open_host
-from cvmtool.flows.launch import Launch
+from cvmtool.flows.launch import Launch, Site
 from cvmtool.flows.lifeline import presence
 from cvmtool.flows.machine import Machine, destroy_machine, restart_machine, start_machine
 from cvmtool.flows.platform import Platform, dry_run, sev_snp
@@ -26,7 +27,7 @@ from cvmtool.flows.prepare import load_keys, signed_launch
 from cvmtool.flows.records import load_record
 from cvmtool.flows.reporter import Reporter
 from cvmtool.flows.train import BOOT_SECONDS, job_policy
-from cvmtool.flows.vmrecords import MANIFEST_FILE, POLICY_FILE, VmDir, VmRecord, find_vm
+from cvmtool.flows.vmrecords import GPU_POLICY_FILE, MANIFEST_FILE, POLICY_FILE, VmDir, VmRecord, find_vm
 from cvmtool.flows.vmstate import Milestone
 from cvmtool.flows.volumes import VolumeRecord, Volumes, make_volume, remove_volumes
 from cvmtool.formats.job import Resources
@@ -51,6 +52,7 @@ class Wanted:
     name: str
     bundle: Bundle
     resources: Resources
+    """Without its GPUs: `gpus` counts them."""
     shell: bool
     restart: Restart
     simulated: bool
@@ -60,6 +62,7 @@ class Wanted:
     """Volumes that there are: UUIDs, or the host's paths of their files."""
     policy: Policy | None = None
     """What is acceptable; None is the same baseline as for jobs."""
+    gpus: GpuWish = GpuWish()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +102,14 @@ def start_vm(wanted: Wanted, settings: Settings, reporter: Reporter, *, reach: O
     """Make a machine and start it. It stays when this process ends.
 
     Raises:
-        ConfigError: the image gives no shell, a disk is not one of this owner's volumes, or there is no such host.
+        ConfigError: the image gives no shell, a disk is not one of this owner's volumes, there is no such host, or a dry run is
+            asked for GPUs.
         HostError: there is a machine of that name, or the host cannot start it; nothing is left behind then.
         FormatError: the image has no launch digest for this CPU model and count.
     """
-    platform = _platform(settings, simulated=wanted.simulated)
+    if wanted.simulated:
+        refuse_gpus_in_a_dry_run(len(wanted.gpus.devices))
+    platform = _platform(settings, wanted.gpus, simulated=wanted.simulated)
     if wanted.shell and SHELL_WORD not in wanted.bundle.cmdline(platform.mode).split():
         raise ConfigError(
             f"the image {wanted.bundle.manifest.name} gives no shell: its measured command line does not say {SHELL_WORD}",
@@ -118,6 +124,7 @@ def start_vm(wanted: Wanted, settings: Settings, reporter: Reporter, *, reach: O
         host=target,
         restart=wanted.restart,
         created=now(),
+        gpus=[gpu.address for gpu in wanted.gpus.devices],
     )
     folder = VmDir.create(settings.vms_dir, record)
     volumes = Volumes(settings.volumes_dir)
@@ -136,7 +143,7 @@ def start_vm(wanted: Wanted, settings: Settings, reporter: Reporter, *, reach: O
             used += made
             keys = load_keys(settings)
             _commit(wanted, folder, used, volumes, keys=keys, platform=platform)
-            launch = _launch(folder, volumes, platform, keys)
+            launch = _launch(folder, volumes, platform, keys, wanted.gpus)
             folder.record.attempts.append(Attempt(started=now()))
             machine = start_machine(wanted.name, launch, settings=here, reporter=reporter, open_host=reach)
             machine.host.close()
@@ -170,8 +177,9 @@ def open_vm(folder: VmDir, settings: Settings, reporter: Reporter, *, boot_secon
     record = folder.record
     keys = load_keys(settings)
     volumes = Volumes(settings.volumes_dir)
-    platform = _platform(settings, simulated=record.simulated)
-    launch = _launch(folder, volumes, platform, keys)
+    gpus = GpuWish.named(record.gpus, folder.gpu_policy())
+    platform = _platform(settings, gpus, simulated=record.simulated)
+    launch = _launch(folder, volumes, platform, keys, gpus)
     challenge = Challenge(
         keys=keys,
         manifest=folder.manifest(),
@@ -280,8 +288,8 @@ def remove_volume(record: VolumeRecord, settings: Settings) -> None:
     remove_volumes([record], Volumes(settings.volumes_dir), replace(settings, host=record.host), open_host)
 
 
-def _platform(settings: Settings, *, simulated: bool) -> Platform:
-    return dry_run(settings) if simulated else sev_snp(settings, key_service=AMD_URL)
+def _platform(settings: Settings, gpus: GpuWish, *, simulated: bool) -> Platform:
+    return dry_run(settings) if simulated else sev_snp(settings, key_service=AMD_URL, gpu_policy=gpus.judged_by)
 
 
 def _existing(wanted: Wanted, volumes: Volumes, target: str) -> list[VolumeRecord]:
@@ -314,7 +322,7 @@ def _commit(
         owner_key=keys.public.hex(),
         volumes=tuple(record.volume() for record in used),
         shell=wanted.shell,
-        resources=wanted.resources,
+        resources=replace(wanted.resources, gpus=len(wanted.gpus.devices)),
     )
     try:
         parse_machine_manifest(manifest.encode())  # what the guest would refuse is refused here
@@ -323,15 +331,18 @@ def _commit(
     policy = wanted.policy or job_policy(wanted.bundle, manifest, platform, id_key=public_key(keys.launch_key()))
     folder.write(MANIFEST_FILE, manifest.encode())
     folder.write(POLICY_FILE, encode_policy(policy).encode("utf-8"))
+    if wanted.gpus.policy is not None:
+        folder.write(GPU_POLICY_FILE, wanted.gpus.policy.encode("utf-8"))
     folder.record.volumes = [record.luks_uuid for record in used]
     folder.save()
     for record in used:
         volumes.save(replace(record, machine=wanted.name))
 
 
-def _launch(folder: VmDir, volumes: Volumes, platform: Platform, keys: OwnerKeys) -> Launch:
+def _launch(folder: VmDir, volumes: Volumes, platform: Platform, keys: OwnerKeys, gpus: GpuWish) -> Launch:
     disks = tuple(volumes.load(luks_uuid).disk() for luks_uuid in folder.record.volumes)
-    return signed_launch(folder.manifest(), folder.image(), platform.mode, keys, volumes=disks)
+    site = Site(gpus=gpus.devices)
+    return signed_launch(folder.manifest(), folder.image(), platform.mode, keys, volumes=disks, site=site)
 
 
 def _undo(folder: VmDir, made: list[VolumeRecord], volumes: Volumes, settings: Settings, reach: OpenHost) -> None:

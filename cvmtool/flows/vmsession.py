@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from cvmtool.errors import AppraisalError, CvmError, HostError
 from cvmtool.flows.attach import Attached, StageOf, attach
 from cvmtool.flows.attempts import Attempt, SessionNote, now
+from cvmtool.flows.gpu import GPU_EVIDENCE_FILE
+from cvmtool.flows.reporter import Stage as AttestStage
 from cvmtool.flows.run import agent_stage, opened_meanwhile, verdict_document
 from cvmtool.flows.vmrecords import EVIDENCE_FILE, VERDICT_FILE
 from cvmtool.flows.vms import Vm
@@ -23,41 +25,74 @@ from cvmtool.formats.control import Op, Stage
 from cvmtool.formats.release import Secrets
 from cvmtool.formats.wire import JsonObject, to_base64
 from cvmtool.host.channel import GuestError
+from cvmtool.owner.gpu import VerifiedGpus
 from cvmtool.owner.seal import seal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmSession:
-    """An attested session with a machine's guest."""
+    """An attested session with a machine's guest: it was verified, and so were its GPUs if it is to have some."""
 
     attached: Attached
     note: SessionNote
     stage: Stage
     status: JsonObject
     """What the agent said first."""
+    gpus: VerifiedGpus | None
+    """None where the manifest wants none."""
 
 
 @contextmanager
 def session(vm: Vm, *, stage: StageOf, wait: bool = False) -> Iterator[VmSession]:
-    """Attest a machine's guest, and note it in the record. `wait`: until no other command works with it.
+    """Attest a machine's guest and its GPUs, and note it in the record. `wait`: until no other command works with it.
 
     Raises:
         HostError: no answer, or another command works with the machine.
-        AppraisalError, VerificationError, FreshnessError, FormatError: the guest is not trusted; the record says so.
+        AppraisalError, VerificationError, FreshnessError, FormatError: guest or GPUs are not trusted; the record says so.
+        ConfigError: what reads NVIDIA's manifests is not installed.
     """
+    with _entered(vm, stage=stage, wait=wait) as (attached, note):
+        at = agent_stage(attached.channel)
+        gpus = None
+        if vm.challenge.manifest.resources.gpus:
+            if at is Stage.WAITING:
+                at = _configure(vm, attached)  # it shows its GPUs once it knows that it is to have some
+            gpus = _verify_gpus(vm, attached, stage)
+            vm.folder.write(VERDICT_FILE, verdict_document(attached, gpus))
+        vm.folder.reach(Milestone.UNLOCKED if at is Stage.UNLOCKED else Milestone.ATTESTED)
+        status = attached.channel.request(Op.STATUS)
+        yield VmSession(attached=attached, note=note, stage=at, status=status, gpus=gpus)
+
+
+@contextmanager
+def _entered(vm: Vm, *, stage: StageOf, wait: bool = False) -> Iterator[tuple[Attached, SessionNote]]:
+    """Attest the guest alone, which is enough to stop it; whatever is refused while the block runs is noted."""
     with vm.folder.alone(wait=wait):
         try:
             with attach(vm.machine, vm.challenge, vm.platform, stage=stage) as attached:
-                note = _note(vm, attached)
-                at = agent_stage(attached.channel)
-                vm.folder.reach(Milestone.UNLOCKED if at is Stage.UNLOCKED else Milestone.ATTESTED)
-                yield VmSession(attached=attached, note=note, stage=at, status=attached.channel.request(Op.STATUS))
+                yield attached, _note(vm, attached)
         except CvmError as error:
             vm.record.error = error.message
             vm.folder.save()
             if isinstance(error, AppraisalError) and all(item.code.startswith("boot-") for item in error.findings):
                 vm.folder.reach(Milestone.REFUSED)
             raise
+
+
+def _configure(vm: Vm, attached: Attached) -> Stage:
+    manifest = vm.challenge.manifest
+    attached.channel.request(Op.CONFIGURE, manifest=to_base64(manifest.encode()), certificates="")
+    return agent_stage(attached.channel)
+
+
+def _verify_gpus(vm: Vm, attached: Attached, stage: StageOf) -> VerifiedGpus | None:
+    with stage(AttestStage.ATTEST, "judging the evidence of its GPUs"):
+        return vm.platform.verify_gpus(
+            attached.channel,
+            attached.guest,
+            vm.challenge.manifest,
+            keep=lambda shown: vm.folder.write(GPU_EVIDENCE_FILE, shown),
+        )
 
 
 def _note(vm: Vm, attached: Attached) -> SessionNote:
@@ -70,6 +105,7 @@ def _note(vm: Vm, attached: Attached) -> SessionNote:
     if known and note.boot not in known:
         record.attempts[-1].end("its host started it again, unasked")
         record.attempts.append(Attempt(started=now()))
+        vm.folder.reach(Milestone.STARTED)
         vm.machine.notice(f"{record.name} is another guest than before: its host started it again")
     record.attempts[-1].sessions.append(note)
     record.error = None
@@ -91,10 +127,10 @@ def unlock(vm: Vm, opened: VmSession) -> JsonObject:
         return {}
     channel, manifest = opened.attached.channel, vm.challenge.manifest
     if opened.stage is Stage.WAITING:
-        channel.request(Op.CONFIGURE, manifest=to_base64(manifest.encode()), certificates="")
+        _configure(vm, opened.attached)
     states = States(vm.volumes, vm.record.volumes)
     secrets = Secrets(volumes=states.secrets(vm.challenge.keys))
-    sealed = seal(opened.attached.guest, secrets, manifest=manifest)
+    sealed = seal(opened.attached.guest, secrets, manifest=manifest, gpus=opened.gpus)
     opened.note.released = True
     vm.folder.save()  # before it is on its way
     try:
@@ -111,19 +147,23 @@ def unlock(vm: Vm, opened: VmSession) -> JsonObject:
     return timings if isinstance(timings, dict) else {}
 
 
-def stop(vm: Vm, opened: VmSession) -> None:
-    """Have the guest write everything, mark its volumes with a new state and power itself off.
+def stop(vm: Vm, *, stage: StageOf) -> None:
+    """Attest the guest, have it write everything, mark its volumes with a new state and power itself off.
+
+    Its GPUs are not asked: it gets nothing, and one whose GPU failed ends in order, too.
 
     Raises:
         GuestError: a volume could not be written; the guest goes on.
-        HostError: it does not go.
+        HostError: it does not answer, or does not go.
+        AppraisalError, VerificationError, FreshnessError, FormatError: the guest is not trusted.
     """
-    if opened.stage is Stage.UNLOCKED:
-        States(vm.volumes, vm.record.volumes).commit(opened.attached.channel)
-    opened.attached.channel.request(Op.POWEROFF)
-    if not vm.machine.wait_off():
-        raise HostError(f"{vm.record.name} does not power off", hint=f"cvmtool vm stop --force {vm.record.name}")
-    _stopped(vm)
+    with _entered(vm, stage=stage) as (attached, _):
+        if agent_stage(attached.channel) is Stage.UNLOCKED:
+            States(vm.volumes, vm.record.volumes).commit(attached.channel)
+        attached.channel.request(Op.POWEROFF)
+        if not vm.machine.wait_off():
+            raise HostError(f"{vm.record.name} does not power off", hint=f"cvmtool vm stop --force {vm.record.name}")
+        _stopped(vm)
 
 
 def stop_by_force(vm: Vm) -> None:

@@ -104,7 +104,7 @@ def standing(milestone: Milestone, claim: Claim, console: tuple[str, ...], agent
         agent: what the agent has just said in an attested session; None if it was not asked or did not answer.
     """
     if agent is not None:
-        ready = agent is not Stage.WAITING
+        ready = agent not in {Stage.WAITING, Stage.CONFIGURED}
         return Standing(
             state=_OF_AGENT[agent], ready=ready, evidence=f"its agent, attested just now, says {agent.value}"
         )

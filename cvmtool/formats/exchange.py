@@ -17,7 +17,6 @@ from cvmtool.formats.grant import MAX_GRANT, Grant, read_grant
 from cvmtool.formats.job import MAX_MANIFEST, JobManifest, parse_job_manifest
 from cvmtool.formats.pack import NAME
 from cvmtool.formats.packheader import text
-from cvmtool.formats.parties import MAX_PARTIES
 from cvmtool.formats.release import MAX_SECRETS
 from cvmtool.formats.wire import (
     JsonObject,
@@ -67,8 +66,8 @@ def parse_pooled_job(data: bytes) -> PooledJob:
         raise FormatError(f"{what}.schema is {str(value['schema'])[:48]!r}; {_INVITATION} is required")
     manifest = parse_job_manifest(parse_base64(value["manifest"], what=f"{what}.manifest", limit=MAX_MANIFEST))
     names = typed(value, "names", dict, what=what)
-    if len(names) > MAX_PARTIES or not all(NAME.fullmatch(name) for name in names):
-        raise FormatError(f"{what}.names is not of at most {MAX_PARTIES} plain names")
+    if not all(NAME.fullmatch(name) for name in names):
+        raise FormatError(f"{what}.names has one that is not plain")
     keys = [parse_hex(key, 32, what=f"{what}.names").hex() for key in names.values()]
     if sorted(keys) != [party.owner_key for party in manifest.parties]:
         raise FormatError(f"{what}.names are not the keys of the manifest's parties, once each")

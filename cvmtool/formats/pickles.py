@@ -29,8 +29,13 @@ _PROTOCOL = re.compile(rb"\x80[\x02-\x05]")  # the opcode PROTO and a version, w
 _CALLS = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD", "EXT1", "EXT2", "EXT4"}
 _MOST_OPCODES = 100_000  # what reads as so many is no accident
 _MOST_READ = 16 << 20  # bytes at a time: an archive's table of contents, a string of a pickle
+_ENCRYPTED = 1  # of a zip member's flags
 _NPY = b"\x93NUMPY"
-_NPY_HEADER = 65_536 + 12  # bytes at most, of version 1
+_NPY_HEADER = 65_536 + 12  # bytes; whoever has a larger one is not believed
+# The Python that NumPy writes, and no other: no escapes, and no strings side by side, which Python would join.
+_NPY_TYPES = re.compile(rb"(?:[\s{}()\[\],:0-9L]|True|False|'[^'\\]*'(?=\s*[]),:}]))*")
+_NPY_OBJECT = re.compile(rb"[',][^a-z',]*(?:o|object)[^a-z',]*(?=[',])", re.IGNORECASE)  # '|O', 'object', 'i4,2O'
+_OLD_TORCH = {"pickle", "storages", "tensors"}
 
 
 def find_pickle(name: str, file: BinaryIO) -> str | None:
@@ -64,24 +69,38 @@ def _holds_pickle(file: _Bounded) -> bool:
     if head.startswith(b"PK") and zipfile.is_zipfile(file):  # PyTorch since 1.6, NumPy's .npz
         with zipfile.ZipFile(file) as archive:
             return any(_is_pickled(archive, member) for member in archive.infolist())
-    if head[257:262] == b"ustar":  # PyTorch before 0.1.10
+    if _is_tar(head):  # PyTorch before 0.1.10
         file.seek(0)
         with tarfile.open(fileobj=file, mode="r:") as tar:
-            return any(member.name == "pickle" for member in tar)
+            return any(member.name in _OLD_TORCH for member in tar)
     return bool(_PROTOCOL.match(head)) or _has_objects(head) or _is_program(file)
 
 
 def _is_pickled(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
     if member.filename.endswith((".pkl", ".pickle")):
         return True
-    if not member.filename.endswith(".npy"):
+    if member.flag_bits & _ENCRYPTED:
         return False
-    with archive.open(member) as file:
+    with archive.open(member) as file:  # NumPy loads an array under any name
         return _has_objects(file.read(_NPY_HEADER))
 
 
+def _is_tar(head: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
+
+
 def _has_objects(head: bytes) -> bool:
-    return head.startswith(_NPY) and b"'|O" in head  # an array of objects is a pickle
+    """Whether it is an array of NumPy's and its types are not, beyond doubt, of numbers: one of objects is a pickle."""
+    if not head.startswith(_NPY):
+        return False
+    begin = 10 if head[6:7] == b"\1" else 12
+    size = int.from_bytes(head[8:begin], "little")
+    types = head[begin : begin + size]
+    return len(types) < size or not _NPY_TYPES.fullmatch(types) or bool(_NPY_OBJECT.search(types))
 
 
 def _is_program(file: _Bounded) -> bool:
@@ -104,12 +123,6 @@ class _Bounded(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return self._file.seek(offset, whence)
 
@@ -117,12 +130,14 @@ class _Bounded(io.RawIOBase):
         return self._file.tell()
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(_MOST_READ + 1 if size < 0 else min(size, _MOST_READ + 1))
-        return self._within(data)
+        return self._within(self._file.read(self._most(size)))
 
     def readline(self, size: int | None = -1) -> bytes:
-        wanted = _MOST_READ + 1 if size is None or size < 0 else min(size, _MOST_READ + 1)
-        return self._within(self._file.readline(wanted))
+        return self._within(self._file.readline(self._most(size)))
+
+    @staticmethod
+    def _most(size: int | None) -> int:
+        return _MOST_READ + 1 if size is None or size < 0 else min(size, _MOST_READ + 1)
 
     @staticmethod
     def _within(data: bytes) -> bytes:

@@ -12,6 +12,7 @@ What is believed of a GPU comes from the GPU's own signed report (`cvmtool.owner
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -56,6 +57,17 @@ class Gpu:
         return f"0x{domain}", f"0x{bus}", f"0x{slot}", f"0x{function}"
 
 
+def parse_gpus(addresses: Sequence[str]) -> tuple[Gpu, ...]:
+    """Read the GPUs of one machine as a user names them.
+
+    Raises:
+        ConfigError: one is malformed, there are too many, or one is there twice.
+    """
+    gpus = tuple(Gpu(address=address) for address in addresses)
+    _require_possible(gpus)
+    return gpus
+
+
 def device_access(libvirt_version: int, *, iommufd: bool) -> DeviceAccess:
     """Choose how: `libvirt_version` as libvirt counts it (11.3.0 is 11003000); `iommufd`: whether the host has /dev/iommu."""
     if not iommufd:
@@ -69,11 +81,7 @@ def gpu_values(gpus: tuple[Gpu, ...], access: DeviceAccess, *, memory_mib: int) 
     Raises:
         ConfigError: too many, or one twice.
     """
-    if len(gpus) > MAX_GPUS:
-        raise ConfigError(f"the machine has {len(gpus)} GPUs; at most {MAX_GPUS} are allowed")
-    twice = next((gpu.address for gpu in gpus if gpus.count(gpu) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"the machine has the GPU {twice} twice")
+    _require_possible(gpus)
     return {
         "gpus": [
             {"source": gpu.parts, "bus": number, "slot": f"{_FIRST_SLOT + number - 1:#x}"}
@@ -84,3 +92,11 @@ def gpu_values(gpus: tuple[Gpu, ...], access: DeviceAccess, *, memory_mib: int) 
         # A limit for the cgroup too, which a confidential guest fills twice: with its private memory, and with what it shares.
         "memlock_mib": 2 * memory_mib + _MEMLOCK_SPARE_MIB,
     }
+
+
+def _require_possible(gpus: tuple[Gpu, ...]) -> None:
+    if len(gpus) > MAX_GPUS:
+        raise ConfigError(f"the machine has {len(gpus)} GPUs; at most {MAX_GPUS} are allowed")
+    twice = next((gpu.address for gpu in gpus if gpus.count(gpu) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"the machine has the GPU {twice} twice")

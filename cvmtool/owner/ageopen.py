@@ -65,8 +65,7 @@ def open_age(read: Callable[[int], bytes], identities: Sequence[X25519PrivateKey
             raise VerificationError(f"the age file was changed or cut short: chunk {index} does not open") from error
         if not plain and index:
             raise VerificationError(f"the age file was changed: chunk {index} is empty, which only a first one may be")
-        if plain:
-            yield plain
+        yield plain
         index += 1
 
 

@@ -19,7 +19,7 @@ A manifest with parties has no network, no access, no checkpoint and no GPUs (`f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -173,13 +173,13 @@ def judge_grant(
         (
             "manifest",
             manifest.sha256.hex(),
-            grant.manifest or "any",
+            str(grant.manifest),
             grant.manifest in {None, manifest.sha256.hex()},
         ),
         (
             "packs",
-            ", ".join(sorted(f"{pack.name} ({pack.root_hash[:16]}...)" for pack in wanted)) or "none",
-            ", ".join(f"{pack.name} ({pack.root_hash[:16]}...)" for pack in grant.packs),
+            _listed(sorted(f"{pack.name} ({pack.root_hash[:16]}...)" for pack in wanted)),
+            _listed(f"{pack.name} ({pack.root_hash[:16]}...)" for pack in grant.packs),
             bool(wanted) and {(pack.name, pack.root_hash, pack.luks_uuid) for pack in wanted} <= granted,
         ),
         (
@@ -190,14 +190,14 @@ def judge_grant(
         ),
         (
             "outputs",
-            ", ".join(f"{output.name} ({output.kind}, {output.max_bytes} bytes)" for output in more) or "within",
-            ", ".join(f"{output.name} ({output.kind}, {output.max_bytes} bytes)" for output in grant.outputs),
+            _listed(f"{output.name} ({output.kind}, {output.max_bytes} bytes)" for output in more),
+            _listed(f"{output.name} ({output.kind}, {output.max_bytes} bytes)" for output in grant.outputs),
             not more,
         ),
         (
             "recipients",
-            ", ".join(f"{key[:16]}..." for key in strangers) or "within",
-            ", ".join(f"{key[:16]}..." for key in grant.recipients),
+            _listed(f"{key[:16]}..." for key in strangers),
+            _listed(f"{key[:16]}..." for key in grant.recipients),
             bool(manifest.recipients) and not strangers,
         ),
         ("log", f"{manifest.limits.log_mib} MiB", f"{grant.log_mib} MiB", manifest.limits.log_mib <= grant.log_mib),
@@ -257,6 +257,10 @@ _WHY = {
 
 def _names(manifest: JobManifest, owner_key: str) -> set[str]:
     return {name for party in manifest.parties if party.owner_key == owner_key for name in party.packs}
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(texts) or "none"
 
 
 def _signed_by(owner_key: str, signature: str, data: bytes) -> bool:

@@ -108,7 +108,7 @@ def unrestricted(rules: Rules) -> tuple[str, ...]:
         "outputs.largest": rules.largest_output,
         "outputs.together": rules.all_outputs,
         "recipients": rules.recipients,
-        "evidence.floors": True if rules.built_in_floors else None,
+        "evidence.floors": rules.built_in_floors or None,
     }
     return tuple(key for key, value in stated.items() if value is None)
 

@@ -16,7 +16,7 @@ from cvmtool.formats.packheader import Sensitivity
 from cvmtool.formats.receipt import Access
 from cvmtool.owner.floors import built_in_floors
 from cvmtool.owner.jobfile import JobFile
-from cvmtool.owner.pipeline import ANY, InputFacts, Rules, place_text
+from cvmtool.owner.pipeline import ANY, SAID, InputFacts, Rules, place_text
 from cvmtool.owner.pipelinefile import BUILT_IN, RULES_SCHEMA
 from cvmtool.owner.policy import OPTIONAL
 
@@ -27,8 +27,8 @@ _KEYS = {
     "images": "Guest images by name, with the SHA-256 of the manifests that may run (cvmtool image show).",
     "containers": "OCI digests.",
     "inputs": "What is said of packs, under their owner's signature. A directory says nothing of itself.",
-    "inputs.must_say": "What every input must state: owner, sensitivity, origin, handling, licence, created.",
-    "inputs.sensitivity": "public, internal, confidential, personal.",
+    "inputs.must_say": f"What every input must state, of {', '.join(SAID)}.",
+    "inputs.sensitivity": f"{', '.join(Sensitivity)}.",
     "inputs.licences": "As the metadata spells them.",
     "inputs.must_be_scrubbed": "Sensitivities that a scrubbing pipeline must have gone over. No job can waive this.",
     "inputs.pipelines": "Digests of the pipelines that count (cvmtool data show).",
@@ -36,7 +36,7 @@ _KEYS = {
     "network": "none; allow: to destinations that the job names.",
     "destinations": "Of those, host:port that may be reached over TLS.",
     "plaintext": "The same, without TLS.",
-    "access": "Ways into the guest and the running job: exec, tunnel, shell.",
+    "access": f"Ways into the guest and the running job: {', '.join(Access)}.",
     "clients": "Ed25519 keys, as hex, of others who may use its tunnels.",
     "outputs": "Kinds, and sizes such as 64MiB: of the largest, and of all together.",
     "recipients": "Who may get the results: owner keys (cvmtool key show) and age recipients.",

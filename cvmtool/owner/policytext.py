@@ -56,11 +56,9 @@ def commented_policy(policy: Policy, *, preface: str = "") -> str:
     """
     lines = _comment(f"{_HEAD}\n{preface}".rstrip())
     said: set[str] = set()
-    inside = False
     for line in encode_policy(policy).splitlines():
-        key = line if line.startswith("[") else line.partition(" = ")[0]
-        inside = inside or line.startswith("[")
-        if key in _KEYS and key not in said and (line.startswith("[") or not inside):
+        key = line.partition(" = ")[0]
+        if key in _KEYS and key not in said:
             said.add(key)
             # A table's comment stands with it, behind the blank line that is there already.
             lines += [*([] if line.startswith("[") else [""]), *_comment(_KEYS[key])]

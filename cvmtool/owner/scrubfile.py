@@ -78,7 +78,7 @@ def _refuse_useless(pipeline: Pipeline) -> None:
         raise ConfigError(
             f"pipeline has {len(matches)} entries of files; required: at most {MAX_FILES}, each match once"
         )
-    if all(item.format is FileFormat.KEEP or not _changes(item) for item in pipeline.files):
+    if not any(_changes(item) for item in pipeline.files):
         raise ConfigError(
             "pipeline changes nothing; required: a rule that does", hint="pack it without: cvmtool data pack"
         )
@@ -99,7 +99,7 @@ def _most_labels(rule: Rule) -> int:
 
 
 def _changes(item: FileRules) -> bool:
-    dropping = item.format is FileFormat.DROP or (item.format.has_fields and item.others is Others.DROP)
+    dropping = item.format is FileFormat.DROP or item.others is Others.DROP
     return dropping or any(not isinstance(rule, Keep) for rule in item.rules)
 
 
@@ -108,8 +108,10 @@ def _expressions(table: Table) -> dict[str, str]:
     for item in table.tables("patterns") if table.has("patterns") else ():
         name, expression = _matching(item, "name", _NAME, "lower-case letters, digits and dashes"), item.text("regex")
         item.finish()
-        if name in found or not 1 <= len(expression) <= MAX_LENGTH:
-            raise item.wrong("regex", expression, f"1 to {MAX_LENGTH} characters, each name once")
+        if name in found:
+            raise item.wrong("name", name, "each name once")
+        if not 1 <= len(expression) <= MAX_LENGTH:
+            raise item.wrong("regex", expression, f"1 to {MAX_LENGTH} characters")
         found[name] = expression
     return found
 
@@ -161,7 +163,7 @@ def _rule(table: Table) -> Rule:
 def _fields(table: Table) -> tuple[str, ...]:
     fields = table.texts("fields")
     for field in fields:
-        if len(field) > MAX_LENGTH or not (field.isprintable()):
+        if len(field) > MAX_LENGTH or not field.isprintable():
             raise table.wrong("fields", field, f"printable names of at most {MAX_LENGTH} characters")
     return fields
 

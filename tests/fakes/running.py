@@ -95,81 +95,31 @@ class Sshd(paramiko.ServerInterface):
         return paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
 
 
-class RunningJob:
-    """A job of `settings`' owner that runs in a machine of an embedded libvirt, which another process holds."""
+class Agent:
+    """The agent of one guest: it answers challenges at a port, and lets each key through to the service at its address."""
 
-    def __init__(self, folder: Path, settings: Settings, *, access: Access, name: str = "serving") -> None:
-        self.root = folder / "root"
-        (self.root / "run/qemu").mkdir(parents=True)
-        owner = load_keys(settings).public.hex()
-        manifest = samples.manifest(owner_key=owner, access=access)
-        self.guest = FakeGuest(folder / "guest", manifest)
-        self.life = Life(
-            Reach(manifest, Rooms(work=folder, cgroups=folder)),
-            exec_allowed=access.exec,
-        )
-        self.services = {
-            CONTROL_ADDRESS: ControlService(self.life, pytest.fail, address=("127.0.0.1", 0)),
-            CLIENT_ADDRESS: ControlService(self.life, pytest.fail, address=("127.0.0.1", 0), ops=CLIENT_OPS),
-        }
-        for service in self.services.values():
+    def __init__(
+        self,
+        guest: FakeGuest,
+        folder: Path,
+        services: dict[tuple[str, int], ControlService],
+        allowed: dict[bytes, tuple[str, int]],
+    ) -> None:
+        self.guest = guest
+        self.services = services
+        self.allowed = allowed
+        for service in services.values():
             service.start()
-        self.allowed = {bytes.fromhex(owner): CONTROL_ADDRESS}
-        self.allowed |= {bytes.fromhex(client): CLIENT_ADDRESS for client in access.clients}
-        self.guest.keys.write_host_key(folder / "key")
+        guest.keys.write_host_key(folder / "key")
         self._host_key = paramiko.Ed25519Key.from_private_key_file(str(folder / "key"))
-        self._listeners: list[socket.socket] = []
         self._transports: list[paramiko.Transport] = []
-        self._holder: subprocess.Popen[bytes] | None = None
         self.sessions = 0
         """How often a port was connected to."""
         self.logins = 0
         """How often SSH was begun at one."""
-        self.job = JobDir.create(settings.jobs_dir, name, simulated=True)
-        self.job.write(MANIFEST_FILE, manifest.encode())
-        self.job.write(POLICY_FILE, encode_policy(self.guest.policy()).encode())
-        self._describe()
-        uri = f"qemu:///embed?root={self.root}"
-        self.record = MachineRecord(
-            name=self.job.record.machine, job=self.job.record.id, host=uri, uri=uri, machines=str(folder), pid=1
-        )
-        save_record(settings.records_dir, self.record)
 
-    def _describe(self) -> None:
-        """Write what libvirt keeps of the running domain, and listen on its ports."""
-        channels = ""
-        for number, port in enumerate(CLIENT_PORTS):
-            path = self.root / str(number)
-            channels += f"<channel type='unix'><source mode='bind' path='{path}'/><target name='{port}'/></channel>"
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(path))
-            listener.listen()
-            self._listeners.append(listener)
-            threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
-        status = f"<domstatus><domain><devices>{channels}</devices></domain></domstatus>"
-        (self.root / f"run/qemu/{self.job.record.machine}.xml").write_text(status)
-
-    def hold(self) -> None:
-        """Have another process hold the embedded libvirt."""
-        command = [sys.executable, "-c", _HOLD, str(self.root / "run/qemu/driver.pid")]
-        self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._holder.stdout is not None
-        self._holder.stdout.readline()
-
-    def let_go(self) -> None:
-        """Kill that process."""
-        if self._holder is not None:
-            self._holder.kill()
-            self._holder.communicate()
-            self._holder = None
-
-    def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):
-            while True:
-                port, _ = listener.accept()
-                threading.Thread(target=self._serve, args=(port,), daemon=True).start()
-
-    def _serve(self, port: socket.socket) -> None:
+    def serve(self, port: socket.socket) -> None:
+        """Serve whoever has connected to the port, until they go."""
         self.sessions += 1
         with suppress(OSError, EOFError, paramiko.SSHException):
             heard = b""
@@ -213,6 +163,75 @@ class RunningJob:
         """Cut every session."""
         for transport in self._transports:
             transport.close()
+
+
+class RunningJob(Agent):
+    """A job of `settings`' owner that runs in a machine of an embedded libvirt, which another process holds."""
+
+    def __init__(self, folder: Path, settings: Settings, *, access: Access, name: str = "serving") -> None:
+        self.root = folder / "root"
+        (self.root / "run/qemu").mkdir(parents=True)
+        owner = load_keys(settings).public.hex()
+        manifest = samples.manifest(owner_key=owner, access=access)
+        self.life = Life(
+            Reach(manifest, Rooms(work=folder, cgroups=folder)),
+            exec_allowed=access.exec,
+        )
+        super().__init__(
+            FakeGuest(folder / "guest", manifest),
+            folder,
+            {
+                CONTROL_ADDRESS: ControlService(self.life, pytest.fail, address=("127.0.0.1", 0)),
+                CLIENT_ADDRESS: ControlService(self.life, pytest.fail, address=("127.0.0.1", 0), ops=CLIENT_OPS),
+            },
+            {bytes.fromhex(owner): CONTROL_ADDRESS}
+            | {bytes.fromhex(client): CLIENT_ADDRESS for client in access.clients},
+        )
+        self._listeners: list[socket.socket] = []
+        self._holder: subprocess.Popen[bytes] | None = None
+        self.job = JobDir.create(settings.jobs_dir, name, simulated=True)
+        self.job.write(MANIFEST_FILE, manifest.encode())
+        self.job.write(POLICY_FILE, encode_policy(self.guest.policy()).encode())
+        self._describe()
+        uri = f"qemu:///embed?root={self.root}"
+        self.record = MachineRecord(
+            name=self.job.record.machine, job=self.job.record.id, host=uri, uri=uri, machines=str(folder), pid=1
+        )
+        save_record(settings.records_dir, self.record)
+
+    def _describe(self) -> None:
+        """Write what libvirt keeps of the running domain, and listen on its ports."""
+        channels = ""
+        for number, port in enumerate(CLIENT_PORTS):
+            path = self.root / str(number)
+            channels += f"<channel type='unix'><source mode='bind' path='{path}'/><target name='{port}'/></channel>"
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(path))
+            listener.listen()
+            self._listeners.append(listener)
+            threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        status = f"<domstatus><domain><devices>{channels}</devices></domain></domstatus>"
+        (self.root / f"run/qemu/{self.job.record.machine}.xml").write_text(status)
+
+    def hold(self) -> None:
+        """Have another process hold the embedded libvirt."""
+        command = [sys.executable, "-c", _HOLD, str(self.root / "run/qemu/driver.pid")]
+        self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._holder.stdout is not None
+        self._holder.stdout.readline()
+
+    def let_go(self) -> None:
+        """Kill that process."""
+        if self._holder is not None:
+            self._holder.kill()
+            self._holder.communicate()
+            self._holder = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                port, _ = listener.accept()
+                threading.Thread(target=self.serve, args=(port,), daemon=True).start()
 
     def close(self) -> None:
         self.let_go()

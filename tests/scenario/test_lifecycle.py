@@ -25,7 +25,7 @@ from cvmtool.flows.hosts import Host, open_host
 from cvmtool.flows.images import bring_up_to_date
 from cvmtool.flows.vmrecords import load_vm
 from cvmtool.flows.vms import Wanted, open_vm, start_vm
-from cvmtool.flows.vmsession import session, stop
+from cvmtool.flows.vmsession import stop
 from cvmtool.flows.vmwatch import watch_all
 from cvmtool.formats.job import Resources
 from cvmtool.host.hypervisor import MachineState
@@ -191,8 +191,7 @@ def test_a_watched_machine_that_dies_is_started_attested_and_unlocked_again(
         lab.restart_libvirtd()
         reporter.wait_for("standing by")
         vm = open_vm(load_vm(remote.vms_dir, "watched"), remote, JsonReporter())
-        with session(vm, stage=lambda _stage, _text: nullcontext()) as opened:
-            stop(vm, opened)
+        stop(vm, stage=lambda _stage, _text: nullcontext())
         vm.close()
         watching.join(120)
         assert not watching.is_alive()  # its owner stopped it: nothing is started again

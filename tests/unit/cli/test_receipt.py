@@ -1,13 +1,17 @@
 # SPDX-FileCopyrightText: The cvmtool authors
 # SPDX-License-Identifier: Apache-2.0
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from typer.testing import CliRunner
 
 from cvmtool.cli.app import app
+from cvmtool.config import load_settings
 from cvmtool.errors import AppraisalError, ConfigError, CvmError, FormatError, VerificationError
+from cvmtool.flows.jobrecord import JobState
+from cvmtool.flows.jobs import MANIFEST_FILE, POLICY_FILE, JobDir
 from cvmtool.owner.policy import RootKind
 from cvmtool.owner.policyfile import encode_policy
 from tests import samples
@@ -92,6 +96,42 @@ def test_another_policy_refuses_it(case, tmp_path, made):
         result = case()
         assert isinstance(result.exception, error)
         assert result.stdout == ""
+
+
+@pytest.fixture
+def run(made):
+    """A run of this account, with what it keeps for its receipt."""
+    job = JobDir.create(load_settings().jobs_dir, "count", simulated=True)
+    job.write(POLICY_FILE, encode_policy(made.guest.policy()).encode())
+    job.write(MANIFEST_FILE, made.guest.manifest.encode())
+    job.finish(JobState.DONE, exit_code=0)
+    return job
+
+
+def verify_by_job(tmp_path, *arguments):
+    return CliRunner().invoke(app, ["receipt", "verify", str(tmp_path / "receipt"), *arguments])
+
+
+@pytest.mark.usefixtures("case")
+def test_a_run_of_this_account_says_what_was_acceptable_to_it(tmp_path, run, made):
+    for reference in ("count", run.record.id):
+        result = verify_by_job(tmp_path, "--job", reference, "--files", str(tmp_path / "out"))
+        assert result.exit_code == 0, result.exception
+        assert "verified" in result.stderr
+    run.write(MANIFEST_FILE, replace(made.guest.manifest, name="another").encode())
+    assert isinstance(verify_by_job(tmp_path, "--job", "count").exception, VerificationError)
+    run.write(POLICY_FILE, encode_policy(made.guest.policy(measurements=frozenset({b"o" * 48}))).encode())
+    assert isinstance(verify_by_job(tmp_path, "--job", "count").exception, AppraisalError)
+
+
+@pytest.mark.usefixtures("case", "run")
+def test_what_is_required_is_said_once(tmp_path):
+    policy = ("--policy", str(tmp_path / "policy"))
+    for arguments in ((), ("--job", "count", *policy), ("--job", "count", "--manifest", str(tmp_path / "receipt"))):
+        result = verify_by_job(tmp_path, *arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "--job" in result.stderr
+    assert isinstance(verify_by_job(tmp_path, "--job", "none").exception, ConfigError)
 
 
 def test_what_is_no_receipt_or_no_policy(case, tmp_path):

@@ -15,10 +15,10 @@ import pytest
 from cvmtool.errors import ConfigError, FormatError
 from cvmtool.flows.collateral import KeyService, Store
 from cvmtool.flows.gpu import (
+    GpuWish,
     NvidiaCollateral,
     attest_gpus,
     nvidia_collateral,
-    read_gpu_policy,
     refuse_gpus_in_a_dry_run,
 )
 from cvmtool.formats.channel import find_last_open
@@ -212,15 +212,29 @@ def test_a_kept_manifest_that_somebody_changed_is_fetched_anew(attest, services,
     assert f"/v1/rim/NV_GPU_DRIVER_GH100_{DRIVER}" in services.asked
 
 
-def test_a_policy_file_is_read_where_the_job_wants_gpus(fake, tmp_path):
-    none = replace(fake.manifest, resources=replace(fake.manifest.resources, gpus=0))
-    path = tmp_path / "gpu-policy.toml"
-    path.write_text(encode_gpu_policy(POLICY))
-    assert read_gpu_policy(path, fake.manifest) == POLICY
-    assert read_gpu_policy(None, none) is None
-    for missing in (None, tmp_path / "absent"):
-        with pytest.raises(ConfigError):
-            read_gpu_policy(missing, fake.manifest)
+def test_gpus_and_their_policy_are_wanted_together():
+    text = encode_gpu_policy(POLICY)
+    wish = GpuWish.named(["0000:41:00.0"], text)
+    assert ([gpu.address for gpu in wish.devices], wish.judged_by) == (["0000:41:00.0"], POLICY)
+    assert GpuWish.named((), None) == GpuWish()
+    assert GpuWish().judged_by is None
+
+
+@pytest.mark.parametrize(
+    ("addresses", "policy", "complaint"),
+    [
+        (["0000:41:00.0"], None, "1 GPUs are named and no GPU policy is given"),
+        ([], encode_gpu_policy(POLICY), "a GPU policy is given and no GPU is named"),
+        ([], "", "a GPU policy is given and no GPU is named"),
+        (["0000:41:00.0"], "", "gpu policy"),
+        (["41:00.0"], encode_gpu_policy(POLICY), "GPU address"),
+        (["0000:41:00.0"] * 2, encode_gpu_policy(POLICY), "twice"),
+        ([f"0000:{number}:00.0" for number in range(40, 49)], encode_gpu_policy(POLICY), "at most 8"),
+    ],
+)
+def test_what_is_no_wish_is_refused(addresses, policy, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        GpuWish.named(addresses, policy)
 
 
 def test_nobody_is_asked_where_nobody_shall_be(tmp_path):
@@ -229,7 +243,7 @@ def test_nobody_is_asked_where_nobody_shall_be(tmp_path):
     assert nvidia_collateral(tmp_path).manifests is not None
 
 
-def test_a_dry_run_has_no_gpu(fake):
+def test_a_dry_run_has_no_gpu():
     with pytest.raises(ConfigError, match=r"resources\.gpus is 1; a dry run has none"):
-        refuse_gpus_in_a_dry_run(fake.manifest)
-    refuse_gpus_in_a_dry_run(replace(fake.manifest, resources=replace(fake.manifest.resources, gpus=0)))
+        refuse_gpus_in_a_dry_run(1)
+    refuse_gpus_in_a_dry_run(0)

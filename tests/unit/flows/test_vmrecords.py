@@ -39,6 +39,32 @@ def test_a_record_is_found_again(tmp_path):
     assert stat.S_IMODE(made.path.stat().st_mode) == 0o700
 
 
+def test_a_record_from_before_there_were_gpus_is_read_and_kept_as_ours(tmp_path):
+    made = VmDir.create(tmp_path, record(volumes=["uuid"]))
+    value = json.loads((made.path / "vm.json").read_text())
+    assert value["schema"] == "cvmtool/vm-record/v2"
+    del value["gpus"]
+    (made.path / "vm.json").write_text(json.dumps({**value, "schema": "cvmtool/vm-record/v1"}))
+    found = load_vm(tmp_path, "one")
+    assert found.record == made.record
+    found.save()
+    assert json.loads((made.path / "vm.json").read_text())["gpus"] == []
+    del value["schema"]
+    (made.path / "vm.json").write_text(json.dumps({**value, "schema": "cvmtool/vm-record/v2"}))
+    with pytest.raises(FormatError):
+        load_vm(tmp_path, "one")
+
+
+def test_the_policy_about_gpus_is_kept_as_it_was_written(tmp_path):
+    made = VmDir.create(tmp_path, record())
+    assert made.gpu_policy() is None
+    made.record.gpus = ["0000:41:00.0"]
+    with pytest.raises(ConfigError, match=r"gpu-policy\.toml cannot be read"):
+        made.gpu_policy()
+    made.write("gpu-policy.toml", b"# ours\n")
+    assert made.gpu_policy() == "# ours\n"
+
+
 def test_a_name_is_given_once(tmp_path):
     VmDir.create(tmp_path, record())
     with pytest.raises(HostError) as clash:
@@ -125,7 +151,8 @@ def test_what_there_is_not(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": "cvmtool/vm-record/v2"},
+        {"schema": "cvmtool/vm-record/v3"},
+        {"schema": "cvmtool/vm-record/v1"},  # which knew of no GPUs
         {"name": 5},
         {"simulated": "yes"},
         {"restart": "always"},
@@ -136,6 +163,8 @@ def test_what_there_is_not(tmp_path):
         {"attempts": [{}]},
         {"volumes": "uuid"},
         {"volumes": [5]},
+        {"gpus": "0000:41:00.0"},
+        {"gpus": [5]},
         {"error": 5},
         {"more": 1},
     ],

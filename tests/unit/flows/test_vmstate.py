@@ -28,7 +28,7 @@ def test_what_a_host_says_never_proves_anything():
     ("agent", "state", "ready"),
     [
         (Stage.WAITING, VmState.ATTESTED, False),
-        (Stage.CONFIGURED, VmState.ATTESTED, True),
+        (Stage.CONFIGURED, VmState.ATTESTED, False),
         (Stage.UNLOCKED, VmState.UNLOCKED, True),
         (Stage.RUNNING, VmState.RUNNING, True),
         (Stage.DONE, VmState.DONE, True),

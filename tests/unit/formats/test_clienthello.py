@@ -89,6 +89,15 @@ def test_the_answer_does_not_depend_on_how_it_is_cut(cut, size, more):
     assert read_client_hello(flight + more) == read_client_hello(records(hello()))
 
 
+def test_a_name_of_253_characters_is_the_longest():
+    assert read_client_hello(records(hello(extension(0, sni(b"a" * 253))))).server_name == "a" * 253
+
+
+@pytest.mark.parametrize("version", [b"\3\1", b"\3\3"])
+def test_a_record_has_one_of_two_versions(version):
+    assert read_client_hello(records(hello(), version=version)).server_name == "a.example"
+
+
 @pytest.mark.parametrize("extensions", [None, b"", extension(0x0A0A, b""), extension(0xFE0D, b"encrypted")])
 def test_a_name_may_be_absent(extensions):
     assert read_client_hello(records(hello(extensions))).server_name is None

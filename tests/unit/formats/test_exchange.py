@@ -28,6 +28,26 @@ ANSWERS = tuple(map(answer, (Consent(nonce=b"n" * 32, grant=grant()), "not with 
 DOCUMENTS = [json.loads(each.encode()) for each in ANSWERS]
 
 
+def test_what_each_document_calls_itself():
+    assert json.loads(POOLED.encode())["schema"] == "cvmtool/exchange-job/v1"
+    assert {document["schema"] for document in DOCUMENTS} == {"cvmtool/exchange-answer/v1"}
+
+
+@pytest.mark.parametrize("key", ["schema", "manifest", "round", "owner_key", "signature"])
+@pytest.mark.parametrize("document", DOCUMENTS, ids=["consent", "refusal", "sealed"])
+def test_no_key_of_an_answer_may_be_missing(document, key):
+    with pytest.raises(FormatError, match=f"lacks.*{key}"):
+        parse_answer(canonical_json({name: value for name, value in document.items() if name != key}))
+
+
+@pytest.mark.parametrize("key", ["schema", "manifest", "names"])
+def test_no_key_of_a_pooled_job_may_be_missing(key):
+    document = json.loads(POOLED.encode())
+    del document[key]
+    with pytest.raises(FormatError, match=f"lacks.*{key}"):
+        parse_pooled_job(canonical_json(document))
+
+
 def test_a_pooled_job_is_read_as_it_was_written():
     assert parse_pooled_job(POOLED.encode()) == POOLED
 

@@ -46,6 +46,31 @@ def test_a_grant_is_read_as_it_was_written():
         assert parse_grant(encode_grant(each)) == each
 
 
+def test_a_grant_is_a_file_for_people():
+    """A key in each line, in one order, and letters as they are."""
+    text = encode_grant(grant(container=replace(grant().container, args=("café",)))).decode()
+    assert text.startswith('{\n "container": {\n  "args": [\n   "café"\n  ],\n')
+    keys = [line.split('"')[1] for line in text.splitlines() if line.startswith(' "')]
+    assert keys == sorted(DOCUMENT)
+    assert text.endswith("}\n")
+
+
+def packs(number):
+    return [DOCUMENT["packs"][0] | {"root_hash": f"{at:064x}"} for at in range(number)]
+
+
+def outputs(number):
+    return [DOCUMENT["outputs"][0] | {"name": f"o{at:03}"} for at in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("packs", packs(16)), ("outputs", outputs(256)), ("log_mib", 1), ("log_mib", 65_536), ("uses", 1_000)],
+)
+def test_bounds_are_within(key, value):
+    assert read_grant(DOCUMENT | {key: value}).to_json()[key] == value
+
+
 @pytest.mark.parametrize("key", [key for key in DOCUMENT if key not in {"schema", "signature"}])
 def test_the_signature_covers_everything_but_itself(key):
     other = {
@@ -60,6 +85,7 @@ def test_the_signature_covers_everything_but_itself(key):
     }.get(key, "ab" * 32)
     assert grant(**{key: other}).signed != grant().signed
     assert grant(signature="33" * 64).signed == grant().signed
+    assert grant().signed.startswith(b"\0\0\0\x10cvmtool/v1/grant\0")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +97,9 @@ def test_the_signature_covers_everything_but_itself(key):
         (("manifest",), ""),
         (("packs",), []),
         (("packs",), DOCUMENT["packs"] * 2),
-        (("packs",), DOCUMENT["packs"] * 17),
+        (("packs",), packs(17)),
+        (("outputs",), outputs(257)),
+        (("log_mib",), 65_537),
         (("packs", 0, "luks_uuid"), "not-one"),
         (("packs", 0, "name"), "../clinic"),
         (("packs", 0, "size"), 7),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cvmtool.errors import FormatError
 from cvmtool.formats.job import Kind, Network, parse_job_manifest
-from cvmtool.formats.jobterms import is_address
+from cvmtool.formats.jobterms import Access, is_address, is_outside, parse_access
 from cvmtool.formats.wire import canonical_json
 from tests.samples import ample_manifest, changed_json, manifest
 from tests.unit.formats.test_wire import JSON
@@ -68,6 +68,7 @@ def test_every_term_changes_what_the_launch_commits_to(term):
         (("access", "clients"), ["AA" * 32], "clients"),
         (("access", "clients"), [f"{at:064x}" for at in range(65)], "65 entries"),
         (("access", "shell"), True, "shell"),
+        (("checkpoint", "every_seconds"), 60, "every_seconds"),
         (("network",), "none", "belong to 'allow'"),
         (("network",), "any", "'none' or 'allow'"),
         (("destinations",), [], "is empty"),
@@ -118,6 +119,37 @@ def test_every_term_changes_what_the_launch_commits_to(term):
 )
 def test_what_does_not_follow_the_protocol_is_refused(path, value, said):
     assert said in refusal(path, value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("access", "tunnels"), [1, 65_535]),
+        (("access", "tunnels"), list(range(1, 17))),
+        (("access", "clients"), []),
+        (("access", "clients"), [f"{at:064x}" for at in range(64)]),
+        (("destinations", 0, "port"), 1),
+        (("destinations", 0, "port"), 65_535),
+        (("destinations", 0, "host"), "2001:db8::1"),
+        (("destinations", 0, "addresses"), sorted(f"192.0.2.{at}" for at in range(32))),
+        (("checkpoint", "grace_seconds"), 0),
+        (("checkpoint", "grace_seconds"), 3_600),
+        (("recipients",), [f"{at:064x}" for at in range(1, 21)]),
+    ],
+    ids=str,
+)
+def test_what_just_fits_is_read(path, value):
+    data = changed_json(AMPLE, path, value)
+    assert parse_job_manifest(data).encode() == data
+
+
+def test_commands_may_be_allowed_and_no_tunnels():
+    access = {"exec": True, "tunnels": [], "clients": []}
+    assert parse_access(access) == Access(exec=True)
+
+
+def test_what_is_reserved_of_ipv6_may_be_anybodys_tomorrow():
+    assert is_outside("4000::1")
 
 
 def test_a_way_in_that_leads_nowhere_is_refused():

@@ -46,12 +46,13 @@ def test_who_the_parties_are_is_what_the_launch_commits_to():
         (("parties", 0, "packs"), [], "at least one"),
         (("parties", 0, "packs"), [7], "name of a pack"),
         (("parties", 0, "packs"), ["../clinic"], "name of a pack"),
-        (("parties", 0, "packs"), ["clinic", "clinic"], "twice"),
+        (("parties", 0, "packs"), ["clinic", "clinic"], ".packs is not ascending"),
+        (("parties", 0, "packs"), ["ward", "clinic"], ".packs is not ascending"),
         (("parties", 0, "packs"), ["clinic", "ward"], "a pack twice"),
         (("parties", 0, "packs"), ["elsewhere"], "no such pack"),
         (("access",), {"exec": True, "tunnels": [], "clients": []}, "manifest.access"),
         (("checkpoint",), AMPLE["checkpoint"], "manifest.checkpoint"),
-        (("resources", "gpus"), 1, "resources.gpus"),
+        (("resources", "gpus"), 1, "manifest.resources.gpus does"),
     ],
     ids=str,
 )
@@ -67,6 +68,13 @@ def test_outputs_of_several_owners_leave_sealed_and_their_container_has_no_netwo
     for document in (clear, reaching):
         with pytest.raises(FormatError, match=r"recipients|destinations"):
             parse_job_manifest(canonical_json(document))
+
+
+def test_there_are_at_most_15():
+    parties = [{"owner_key": f"{at:064x}", "packs": [f"p{at}"]} for at in range(16)]
+    assert len(parse_parties(parties[:15])) == 15
+    with pytest.raises(FormatError, match="1 to 15"):
+        parse_parties(parties)
 
 
 @given(JSON)

@@ -8,21 +8,27 @@ Elsewhere tests use the constants; here stands what they are (docs/protocol.md).
 import pytest
 
 from cvmtool.formats import (
+    age,
     certtable,
     channel,
     control,
     dsse,
     evidence,
+    exchange,
     gpu,
+    grant,
     job,
     jobterms,
     machine,
     manifest,
+    modelsig,
     pack,
+    packheader,
     receipt,
+    scrubbing,
     volume,
 )
-from cvmtool.owner import chain, crl, epochs, kds, toml
+from cvmtool.owner import chain, crl, epochs, fit, kds, pipeline, toml
 
 
 @pytest.mark.parametrize(
@@ -47,6 +53,17 @@ from cvmtool.owner import chain, crl, epochs, kds, toml
         (pack.Role, "container input"),
         (manifest.Mode, "production dryrun"),
         (chain.Revocation, "checked not-checked"),
+        (fit.Verdict, "ok close short unknown"),
+        (packheader.Sensitivity, "public internal confidential personal"),
+        (packheader.ContentKind, "tree model container"),
+        (packheader.Action, "packed scrubbed rekeyed"),
+        (pipeline.Stage, "ingestion sealing launch release export"),
+        (pipeline.SAID, "owner sensitivity origin handling licence created"),
+        (scrubbing.FileFormat, "csv tsv jsonl json text keep drop"),
+        (scrubbing.Encoding, "utf-8 utf-16 latin-1 windows-1252"),
+        (scrubbing.Others, "keep drop refuse"),
+        (scrubbing.Unreadable, "empty refuse"),
+        (scrubbing.Period, "month year"),
     ],
 )
 def test_names(names, spelling):
@@ -56,6 +73,7 @@ def test_names(names, spelling):
 @pytest.mark.parametrize(
     ("constant", "value"),
     [
+        (age.SUFFIX, ".age"),
         (channel.AGENT_PORT, "org.cvmtool.agent.0"),
         (channel.PSP_PORT, "org.cvmtool.psp.0"),
         (control.CONTROL_ADDRESS, ("127.0.0.1", 7010)),
@@ -70,6 +88,7 @@ def test_names(names, spelling):
         (manifest.SCHEMA, "cvmtool/image/v1"),
         (manifest.DRYRUN_WORD, "cvmtool.dryrun=1"),
         (epochs.SCHEMA, "cvmtool/volume-history/v1"),
+        (grant.SCHEMA, "cvmtool/grant/v1"),
         (dsse.PAYLOAD_TYPE, "application/vnd.in-toto+json"),
         (receipt.STATEMENT_TYPE, "https://in-toto.io/Statement/v1"),
         (receipt.PREDICATE_TYPE, "urn:cvmtool:training-receipt:v2"),
@@ -81,6 +100,9 @@ def test_names(names, spelling):
         (receipt.LOG_ENTRY, "log"),
         (receipt.VERITY_ROOT, "dmVerityRoot"),
         (receipt.LAUNCH_DIGEST, "sevSnpLaunchDigest"),
+        (packheader.SCHEMA, "cvmtool/pack/v2"),
+        (modelsig.SIGNATURE_FILE, "model.sig"),
+        (modelsig.IGNORED, (".git", ".gitattributes", ".github", ".gitignore")),
         (pack.PACK_CIPHER, "aes-xts-plain64"),
         (kds.AMD_URL, "https://kdsintf.amd.com"),
     ],
@@ -101,6 +123,8 @@ def test_texts(constant, value):
         (epochs.MAX_HISTORY, 8_192),
         (evidence.MAX_EVIDENCE, 65_536),
         (evidence.MAX_CERT_TABLE, 32_768),
+        (exchange.MAX_INVITATION, 524_288),
+        (exchange.MAX_ANSWER, 393_216),
         (gpu.MAX_GPUS, 8),
         (job.MAX_MANIFEST, 262_144),
         (job.MAX_ARGUMENTS, 1_024),
@@ -113,6 +137,7 @@ def test_texts(constant, value):
         (job.MAX_SECONDS, 2_147_483_648),
         (job.MIN_MEMORY_MIB, 256),
         (machine.MAX_VOLUMES, 16),
+        (modelsig.MAX_BUNDLE, 33_554_432),
         (manifest.MAX_MANIFEST, 4_194_304),
         (manifest.MAX_CMDLINE, 2_047),
         (manifest.MAX_VCPUS, 64),

@@ -10,7 +10,7 @@ import pytest
 from cvmtool.config import resources
 from cvmtool.errors import ConfigError
 from cvmtool.host.domain import render_domain
-from cvmtool.host.gpu import DeviceAccess, Gpu, device_access
+from cvmtool.host.gpu import DeviceAccess, Gpu, device_access, parse_gpus
 from cvmtool.host.live import parse_live_domain, require_same
 from tests.unit.host.test_domain import SPEC as DRY_RUN
 from tests.unit.host.test_snp_domain import SPEC
@@ -113,6 +113,16 @@ def test_one_twice_or_nine_are_refused():
         render((PAIR[0], PAIR[0]))
     with pytest.raises(ConfigError, match="at most 8"):
         render(tuple(Gpu(address=f"0000:{40 + n}:00.0") for n in range(9)))
+
+
+def test_gpus_are_read_as_they_are_named():
+    assert parse_gpus([gpu.address for gpu in PAIR]) == PAIR
+    assert parse_gpus(()) == ()
+    for addresses, complaint in (([PAIR[0].address] * 2, "twice"), (["x"], "GPU address")):
+        with pytest.raises(ConfigError, match=complaint):
+            parse_gpus(addresses)
+    with pytest.raises(ConfigError, match="at most 8"):
+        parse_gpus([f"0000:{40 + n}:00.0" for n in range(9)])
 
 
 def test_a_dry_run_has_none():

@@ -36,7 +36,16 @@ def test_no_other_character_anywhere(at, char):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "age1", RECIPIENT[:-1], RECIPIENT + "q", RECIPIENT.upper(), "AGE-SECRET-KEY-1" + "Q" * 58, " " + RECIPIENT],
+    [
+        "",
+        "age1",
+        RECIPIENT[:-1],
+        RECIPIENT + "q",
+        RECIPIENT.upper(),
+        "AGE-SECRET-KEY-1" + "Q" * 58,
+        " " + RECIPIENT,
+        *(RECIPIENT[:-8] + char + RECIPIENT[-7:] for char in "bioX="),  # none of Bech32's in lower case
+    ],
 )
 def test_what_is_no_recipient_is_refused(text):
     with pytest.raises(FormatError, match="no age recipient"):
@@ -107,4 +116,5 @@ def test_what_is_no_identity_is_refused_and_not_repeated(change):
     }[change]
     with pytest.raises(FormatError, match="identity file") as refused:
         parse_identities(text)
+    assert ("line 1 of" in refused.value.message) == (change != "nothing")
     assert IDENTITY[20:40] not in str(refused.value.message)

@@ -9,7 +9,16 @@ import subprocess
 import pytest
 
 from cvmtool.errors import CvmError, FormatError, VerificationError
-from cvmtool.formats.age import CHUNK, NONCE, SEALED_CHUNK, Stanza, encode_mac, encode_stanzas, parse_header
+from cvmtool.formats.age import (
+    CHUNK,
+    NONCE,
+    SEALED_CHUNK,
+    Stanza,
+    encode_mac,
+    encode_stanzas,
+    parse_header,
+    unpadded,
+)
 from cvmtool.guest.age import AgeFile
 from cvmtool.owner.age import parse_identities, parse_recipient, render_recipient
 from cvmtool.owner.ageopen import open_age
@@ -18,6 +27,9 @@ from tests.unit.guest.samples import filling
 
 READER = OwnerKeys(b"reader__" * 4)
 CONTENT = b"0123456789abcdef" * (2 * CHUNK // 16)
+
+
+SHARE = unpadded(OwnerKeys(b"somebody" * 4).recipient).decode()
 
 
 def seal(data):
@@ -53,6 +65,31 @@ def test_a_file_that_was_cut_short_is_refused(size):
         open_(SEALED[:size])
 
 
+@pytest.mark.parametrize(("size", "where"), [(HEAD - 1, "nonce"), (HEAD, "chunk 0"), (HEAD + SEALED_CHUNK, "chunk 0")])
+def test_a_refusal_says_where_a_file_ends(size, where):
+    with pytest.raises(VerificationError, match=where):
+        open_(SEALED[:size])
+
+
+def test_a_reader_is_asked_for_a_chunk_at_a_time():
+    """A header is at most as long; and whoever asks a stream for nothing takes its answer for the end."""
+    file, asked = io.BytesIO(SEALED), []
+
+    def read(size):
+        asked.append(size)
+        return file.read(size)
+
+    assert b"".join(open_age(read, [READER.age_identity])) == CONTENT
+    assert 0 < min(asked) <= max(asked) <= SEALED_CHUNK + 1
+
+
+def test_a_chunk_that_nothing_needed_is_refused(monkeypatch):
+    """age allows one text for each content: its last chunk is empty only if all of it is."""
+    monkeypatch.setattr("cvmtool.guest.age.chunks_of", lambda _: 2)
+    with pytest.raises(VerificationError, match="chunk 1 is empty"):
+        open_(seal(CONTENT[:CHUNK]))
+
+
 def test_chunks_in_another_order_are_refused():
     one, two = SEALED[HEAD : HEAD + SEALED_CHUNK], SEALED[HEAD + SEALED_CHUNK :]
     with pytest.raises(VerificationError, match="chunk 0"):
@@ -76,7 +113,9 @@ def test_a_file_for_a_passphrase_is_refused_by_name():
         Stanza(kind="X25519", arguments=(), body=bytes(32)),
         Stanza(kind="X25519", arguments=("c2FsdA",), body=bytes(32)),
         Stanza(kind="X25519", arguments=("A" * 43,), body=bytes(32)),
-        Stanza(kind="X25519", arguments=("A" * 43,), body=bytes(31)),
+        Stanza(kind="X25519", arguments=(SHARE,), body=bytes(31)),
+        Stanza(kind="X25519", arguments=(SHARE,), body=bytes(33)),
+        Stanza(kind="X25519", arguments=(SHARE, SHARE), body=bytes(32)),
     ],
 )
 def test_a_malformed_stanza_is_refused(stanza):

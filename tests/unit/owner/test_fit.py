@@ -19,6 +19,7 @@ from cvmtool.owner.fit import (
     amount,
     judge_fit,
     require_fit,
+    told_line,
     working_set,
 )
 from cvmtool.owner.jobfile import JobFile, parse_job_file
@@ -74,12 +75,14 @@ def test_the_hosts_memory(available, verdict):
 
 def test_emulation_needs_more():
     assert line("memory.host", emulated=True).needs == line("memory.host").needs + TRANSLATOR_BYTES
+    assert line("memory.host", emulated=True).because == "resources.memory, and 400 MiB for QEMU"
 
 
 def test_what_training_holds():
     weights = Weights(size=200 * MIB, parameters=100 * MIB)
     whole = Training(trained=1.0, optimizer=Optimizer.ADAM, activations=7)
     assert working_set(whole, weights) == 200 * MIB + 1200 * MIB + 7
+    assert working_set(whole, Weights()) == 7
     assert working_set(replace(whole, trained=0.01), weights) == 200 * MIB + 12 * MIB + 7
     assert working_set(replace(whole, optimizer=Optimizer.SGD), weights) == 200 * MIB + 400 * MIB + 7
 
@@ -104,6 +107,22 @@ def test_outputs_that_cannot_all_be_as_large_as_they_may_are_warned_of():
     assert found["outputs"].verdict is Verdict.CLOSE
 
 
+def test_what_a_container_holds_is_its_weights_its_outputs_and_its_scratch():
+    limits = "limits: {memory: 800MiB, outputs: 200MiB, scratch: 300MiB}\n"
+    found = line("memory.container", limits)
+    assert (found.needs, found.has) == (301 * MIB, 800 * MIB)
+    assert found.because == "301 MiB of outputs and scratch, which are memory"
+    held = line("memory.container", limits, weights=Weights(size=7 * MIB, parameters=1))
+    assert held.needs == 308 * MIB
+    assert held.because == "7 MiB of weights, 301 MiB of outputs and scratch, which are memory"
+    trained = line(
+        "memory.container", limits + "training: {optimizer: sgd}\n", weights=Weights(size=MIB, parameters=MIB)
+    )
+    assert trained.because.startswith("5 MiB of weights, gradients, optimiser and activations, 301 MiB of ")
+    many = parse_job_file(HEAD.replace("max: 1MiB", "max: 1GiB") + limits)
+    assert judge_fit(many, ROOM)[0].needs == 500 * MIB
+
+
 def test_fewer_processors_are_slow_and_no_refusal():
     text = "resources: {vcpus: 17}"
     assert line("processors", text).verdict is Verdict.CLOSE
@@ -123,11 +142,67 @@ def test_a_dry_run_needs_no_asid():
 def test_cpu_features():
     text = "resources: {requires: [avx2, avx512f], cpu: EPYC-v4}"
     found = line("cpu", text)
-    assert found.verdict is Verdict.SHORT
+    assert (found.verdict, found.needs, found.has, found.unit, found.host) == (Verdict.SHORT, 2, 1, "features", True)
     assert found.because == "EPYC-v4, lacks avx512f"
-    assert line("cpu", text, features=frozenset({"avx2", "avx512f"})).verdict is Verdict.OK
-    assert line("cpu", text, features=None).verdict is Verdict.UNKNOWN
-    assert "KVM" in line("cpu", text, emulated=True).remedy
+    assert found.remedy == "choose another resources.cpu"
+    there = line("cpu", text, features=frozenset({"avx2", "avx512f"}))
+    assert (there.verdict, there.because, there.remedy) == (Verdict.OK, "EPYC-v4: avx2, avx512f", "")
+    unknown = line("cpu", text, features=None)
+    assert (unknown.verdict, unknown.because) == (Verdict.UNKNOWN, "EPYC-v4")
+    emulated = line("cpu", text, emulated=True)
+    assert (emulated.because, emulated.remedy) == (
+        "EPYC-v4, emulated, lacks avx512f",
+        "emulation has no AVX-512: use a host with KVM",
+    )
+
+
+def test_what_is_told_of_each_need():
+    text = "resources: {requires: [avx2]}"
+    disks = (
+        Disk(name="packs", device="1", needs=GIB, free=None),
+        Disk(name="results", device="1", needs=MIB, free=None),
+    )
+    paces = (Pace(name="seal", size=GIB, rate=512 * MIB), Pace(name="upload", size=GIB, rate=None))
+    unknown = {"memory": None, "processors": None, "asids": None, "features": None, "disks": disks, "paces": paces}
+    found = judge_fit(job(text), replace(ROOM, **unknown))
+    assert [told_line(item) for item in found][1:] == [
+        "outputs needs 1 MiB, has 64 MiB (what the outputs may be at most, all together)",
+        "memory.host needs 1124 MiB, has unknown (resources.memory, and 100 MiB for QEMU)",
+        "processors needs 1 processor, has unknown (resources.vcpus)",
+        f"cpu needs 1 feature, has unknown ({job().resources.cpu})",
+        "asids needs 1 machine, has unknown (each confidential guest takes an ASID)",
+        "disk.packs needs 1025 MiB, has unknown (packs 1024 MiB, results 1 MiB)",
+        "time.seal needs 2 s, has unknown (1024 MiB at 512 MiB/s, measured now)",
+        "time.upload needs 0 s, has unknown (1024 MiB)",
+    ]
+    assert {item.code for item in found if item.host} == {"memory.host", "processors", "cpu", "asids"}
+    assert not any(item.remedy for item in found)
+
+
+def test_what_helps_is_told_where_it_is_tight():
+    """By what is short, or close to it: each with what its owner can do."""
+    text = "resources: {vcpus: 9, memory: 1GiB}\nlimits: {outputs: 1MiB, memory: 16MiB, scratch: 15MiB}\n"
+    full = parse_job_file(HEAD.replace("max: 1MiB", "max: 2MiB") + text)
+    disks = (
+        Disk(name="packs", device="1", needs=2, free=1),
+        Disk(name="machines", device="2", needs=2, free=1, host=True),
+    )
+    found = judge_fit(full, replace(ROOM, memory=1, processors=1, asids=0, disks=disks))
+    assert [(item.code, item.remedy) for item in found] == [
+        ("memory.container", "raise resources.memory, or limits.memory"),
+        ("outputs", "raise limits.outputs"),
+        ("memory.host", "lower resources.memory, stop what else runs there, or use a larger host: --host"),
+        ("processors", "lower resources.vcpus, or use a larger host: --host"),
+        ("asids", "stop another confidential guest there, or raise the BIOS's minimum SEV non-ES ASID"),
+        ("disk.packs", "make room there, or set state_dir or --results"),
+        ("disk.host", "make room there, or set machines_dir"),
+    ]
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(200, Verdict.CLOSE), (201, Verdict.OK), (169, Verdict.SHORT)])
+def test_a_need_is_close_from_85_percent_on(free, verdict):
+    disks = (Disk(name="packs", device="1", needs=170, free=free),)
+    assert line("disk.packs", disks=disks).verdict is verdict
 
 
 def test_places_on_one_file_system_share_its_room():
@@ -162,7 +237,7 @@ def test_what_another_host_may_have_is_the_hosts_failure():
 
 def test_what_no_host_has_is_the_job_files():
     disks = (Disk(name="packs", device="1", needs=5 * GIB, free=GIB),)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"for QEMU\); disk\.packs needs"):
         require_fit(judge_fit(job(), replace(ROOM, memory=1, disks=disks)))
 
 

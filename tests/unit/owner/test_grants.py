@@ -93,6 +93,46 @@ def test_a_job_that_goes_beyond_its_grant_is_refused(lie):
     assert "grant-manifest" in against(grant(), LIES[lie])
 
 
+THREE = tuple(Output(name=name, kind=OutputKind.LOG, max_bytes=5) for name in ("a", "b", "c"))
+PACKS = {item.name: f"{item.name} ({item.root_hash[:16]}...)" for item in job().packs}
+
+
+@pytest.mark.parametrize(
+    ("given", "manifest", "actual", "required"),
+    [
+        (grant(), job(salt="ee" * 32), job(salt="ee" * 32).sha256.hex(), job().sha256.hex()),
+        (
+            grant(job(outputs=THREE[:2])),
+            job(outputs=(replace(THREE[0], max_bytes=6), THREE[1], THREE[2])),
+            "a (log, 6 bytes), c (log, 5 bytes)",
+            "a (log, 5 bytes), b (log, 5 bytes)",
+        ),
+        (grant(job(outputs=())), job(outputs=THREE[:1]), "a (log, 5 bytes)", "none"),
+        (
+            grant(job(recipients=("11" * 32, "22" * 32))),
+            job(recipients=("22" * 32, "33" * 32, "44" * 32)),
+            f"{'33' * 8}..., {'44' * 8}...",
+            f"{'11' * 8}..., {'22' * 8}...",
+        ),
+        (grant(job(recipients=("11" * 32,))), job(recipients=()), "none", f"{'11' * 8}..."),
+        (grant(), job(parties=job().parties[1:]), "none", PACKS["clinic"]),
+        (grant(), LIES["grant-packs: one pack more"], f"{PACKS['clinic']}, {PACKS['ward']}", PACKS["clinic"]),
+        (
+            replace(grant(), packs=(*grant().packs, replace(grant().packs[0], name="ward", root_hash="11" * 32))),
+            with_pack(root_hash="00" * 32),
+            f"clinic ({'00' * 8}...)",
+            f"{PACKS['clinic']}, ward ({'11' * 8}...)",
+        ),
+    ],
+    ids=["manifest", "outputs", "no outputs", "recipients", "no recipients", "no packs", "packs", "granted packs"],
+)
+def test_an_owner_reads_what_was_found_and_what_was_granted(given, manifest, actual, required):
+    """The first finding but that of the manifest, unless it is alone: that one is there for each other."""
+    findings = judge_grant(given, manifest, at=NOW)
+    found = [finding for finding in findings if finding.code != "grant-manifest"] or findings
+    assert [(finding.actual, finding.required) for finding in found] == [(actual, required)]
+
+
 def test_a_grant_for_one_manifest_is_for_no_other():
     assert against(grant(), job(salt="ee" * 32)) == ["grant-manifest"]
 

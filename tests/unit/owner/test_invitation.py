@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -57,7 +58,17 @@ def test_what_is_wrong_is_named(key, value):
         parse_invitation(canonical_json({**DOCUMENT, key: value}))
 
 
+def test_it_calls_itself_one():
+    assert DOCUMENT["schema"] == "cvmtool/invitation/v1"
+
+
+def test_names_of_4096_characters_are_the_longest():
+    longest = replace(INVITATION, machine="m" * 4096, uri="u" * 4096)
+    assert parse_invitation(longest.encode()) == longest
+
+
 def test_it_has_a_size():
+    assert MAX_INVITATION == 1_048_576
     with pytest.raises(FormatError, match=str(MAX_INVITATION)):
         parse_invitation(canonical_json({**DOCUMENT, "uri": "u" * MAX_INVITATION}))
 

@@ -73,6 +73,53 @@ def test_what_is_left_out_has_a_stated_value():
     assert read.limits == Limits(memory_mib=800, pids=512, scratch_mib=64, outputs_mib=64, log_mib=16, seconds=3600)
 
 
+def test_a_container_may_come_as_a_pack_and_begin_somewhere():
+    assert job().container_pack is None
+    read = job(container={**BASE["container"], "pack": "c.pack"}, workdir="/app")
+    assert (read.container_pack, read.workdir) == ("c.pack", "/app")
+
+
+def test_a_service_may_have_no_outputs():
+    service = {name: value for name, value in BASE.items() if name != "outputs"} | {
+        "kind": "serve",
+        "serve": {"port": 1},
+    }
+    assert parse_job_file(yaml.safe_dump(service)).outputs == ()
+    assert parse_job_file(yaml.safe_dump(service | {"outputs": {}})).outputs == ()
+
+
+def test_bounds_are_within():
+    assert job(resources={"memory": "256MiB"}).limits.memory_mib == 32
+    assert len(job(outputs={f"o{n}": {"kind": "file", "max": "1MiB"} for n in range(256)}).outputs) == 256
+    assert len(job(inputs={f"d{n}": "x" for n in range(15)}).inputs) == 15
+    for pids in (1, 1 << 22):
+        assert job(limits={"pids": pids}).limits.pids == pids
+
+
+@pytest.mark.parametrize(
+    ("changes", "required"),
+    [
+        ({"name": "Digits"}, "lower-case letters, digits, '.', '_' and '-'"),
+        ({"image": "a/b"}, "the name of a guest image"),
+        ({"container": {"image": "oci:x", "digest": "latest"}}, "sha256: and 64 hex digits"),
+        ({"workdir": "app"}, "an absolute path"),
+        ({"restart": "always"}, "never or on-failure"),
+        ({"resources": {"cpu": "host,+x"}}, "a CPU model such as EPYC-Genoa"),
+        ({"inputs": {"data": ""}}, "a path"),
+        ({"limits": {"pids": (1 << 22) + 1}}, "a number from 1 to 4194304"),
+    ],
+)
+def test_a_refusal_says_what_is_required(changes, required):
+    assert refused(changes).message.endswith(f"; {required} is required")
+
+
+def test_a_refusal_names_the_file_and_its_page():
+    assert refused("[").message == "the job file is not YAML"
+    assert refused("7").message.startswith("job is a int")
+    page = refused("image: base").hint.split()[0]
+    assert (Path(__file__).parents[3] / page).is_file()
+
+
 def test_the_example_is_a_job():
     example = Path(__file__).parents[3] / "examples/digits/job.yaml"
     assert parse_job_file(example.read_text("utf-8")).name == "digits"
@@ -232,9 +279,9 @@ def test_an_alias_that_multiplies_does_not_fill_the_message():
         ({"outputs": {"a": {"kind": "file", "max": "2TiB"}}}, "outputs.a.max"),
         ({"outputs": {"a": None}}, "outputs.a"),
         ({"resources": {"cpu": "host,+x"}}, "resources.cpu"),
-        ({"resources": {"memory": "128MiB"}}, "resources.memory"),
+        ({"resources": {"memory": "255MiB"}}, "resources.memory is 255 MiB; at least 256"),
         ({"resources": {"memory": "999999999TiB"}}, "resources.memory"),
-        ({"resources": {"memory": "1500KiB"}}, "resources.memory"),
+        ({"resources": {"memory": "1048577KiB"}}, "resources.memory is '1048577KiB'; whole MiB"),
         ({"limits": {"time": "999999999d"}}, "limits.time"),
         ({"limits": {"log": "1TiB"}}, "limits.log"),
         ({"limits": {"pids": 0}}, "limits.pids"),

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of job.yaml's keys. (That the readers know these and no other: tests/architecture/test_docs.py.)"""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from cvmtool.owner.jobkeys import KEYS, below
@@ -18,6 +21,21 @@ def test_a_key_stands_behind_the_one_that_it_belongs_to():
         parent = key.name.rpartition(".")[0]
         assert not parent or parent in seen
         seen.add(key.name)
+
+
+PAGE = (Path(__file__).parents[3] / "docs/reference/job.md").read_text("utf-8")
+ROWS = {
+    cells[0].strip("`"): cells[1:]
+    for cells in re.findall(r"^\| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
+}
+
+
+@pytest.mark.parametrize("key", KEYS, ids=[key.name for key in KEYS])
+def test_the_page_says_what_each_key_is(key):
+    kind, default, meaning = ROWS[key.name]
+    assert meaning == key.meaning
+    assert key.kind in {None, kind}
+    assert key.default in {None, default}
 
 
 @pytest.mark.parametrize(

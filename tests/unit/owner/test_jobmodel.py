@@ -32,6 +32,16 @@ def test_a_model_may_name_its_signer():
     assert job.inputs["model"] == "m"
 
 
+def test_a_model_may_have_a_path_alone():
+    assert read(model={"path": "m"}).model == ModelWish(path="m", signer=None)
+
+
+@pytest.mark.parametrize("model", ["", {"path": ""}, {"path": "m", "signer": ""}], ids=str)
+def test_a_refusal_says_that_a_path_is_required(model):
+    with pytest.raises(ConfigError, match="a path is required"):
+        read(model=model)
+
+
 def test_a_job_without_a_model_has_none():
     assert read().model is None
 
@@ -44,6 +54,7 @@ def test_a_job_without_a_model_has_none():
         ({"model": {"signer": "k"}}, "model.path"),
         ({"model": {"path": "m", "key": "k"}}, "model.key"),
         ({"model": {"path": "m", "signer": ""}}, "model.signer"),
+        ({"model": {"path": ""}}, "model.path"),
         ({"model": "m", "inputs": {"model": "m"}}, "inputs.model"),
         ({"model": "m", "inputs": {f"d{n}": "x" for n in range(15)}}, "inputs"),
     ],

@@ -33,6 +33,24 @@ def test_an_empty_training_trains_everything_with_adam():
     assert needs("training: {}").training == Training(trained=1.0, optimizer=Optimizer.ADAM, activations=0)
 
 
+def test_the_kinds_of_optimizers_are_spelled_as_in_the_file():
+    assert " ".join(Optimizer) == "none sgd momentum adam"
+
+
+def test_activations_are_bounded():
+    assert needs("training: {activations: 1024TiB}").training.activations == 1 << 50
+    with pytest.raises(ConfigError, match=r"training\.activations"):
+        needs("training: {activations: 1025TiB}")
+
+
+def test_64_features_are_the_most():
+    assert len(needs(f"resources: {{requires: [{', '.join(f'f{n}' for n in range(64))}]}}").features) == 64
+
+
+def test_what_an_optimizer_keeps_of_each_parameter():
+    assert [kind.state_bytes for kind in Optimizer] == [0, 0, 4, 8]
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -40,7 +58,7 @@ def test_an_empty_training_trains_everything_with_adam():
         ("resources: {requires: avx2}", "resources.requires"),
         (f"resources: {{requires: [{', '.join(f'f{n}' for n in range(65))}]}}", "resources.requires"),
         ("training: {trained: 101%}", "training.trained"),
-        ("training: {trained: 0.5}", "training.trained"),
+        ("training: {trained: 0.5}", "training.trained is 0.5; a share such as 100% or 0.5% is required"),
         ("training: {trained: 1e3%}", "training.trained"),
         ("training: {optimizer: adamw}", "training.optimizer"),
         ("training: {activations: 5}", "training.activations"),

@@ -28,7 +28,7 @@ def test_parties_are_read_by_name():
         ([CLINIC], "mapping"),
         ({"Clinic!": CLINIC}, "has the name"),
         ({"clinic": CLINIC.upper().replace("7", "A")}, "64 hex digits"),
-        ({"clinic": 7}, "64 hex digits"),
+        ({"clinic": 7}, "64 hex digits is required"),
         ({"clinic": "age1"}, "64 hex digits"),
         ({"clinic": CLINIC, "again": CLINIC}, "no key twice"),
         ({f"p{n}": f"{n:02x}" * 32 for n in range(16)}, "at most 15"),
@@ -39,6 +39,11 @@ def test_what_names_no_party_is_refused(parties, said):
     with pytest.raises(ConfigError) as refused:
         job(parties=parties)
     assert said in refused.value.message
+
+
+def test_there_are_at_most_15():
+    parties = {f"p{number}": f"{number:02x}" * 32 for number in range(15)}
+    assert job(parties=parties).parties == parties
 
 
 def of(key):

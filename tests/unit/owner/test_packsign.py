@@ -50,13 +50,21 @@ def test_every_personal_input_that_was_not_scrubbed_is_found():
     with pytest.raises(AppraisalError) as refusal:
         refuse_unscrubbed({"a": RAW, "b": SCRUBBED, "c": RAW, "d": RAW}, ["c"])
     assert [finding.field for finding in refusal.value.findings] == ["inputs.a", "inputs.d"]
+    first = refusal.value.findings[0]
+    assert (first.code, first.actual, first.required) == (
+        "unscrubbed-input",
+        "sensitivity personal, never scrubbed",
+        "scrubbed, or named under waive:",
+    )
 
 
 def test_a_waiver_lets_through_what_it_names():
     assert refuse_unscrubbed({"a": RAW, "b": None}, ["a"]) == ("a",)
 
 
-@pytest.mark.parametrize("name", ["missing", "b", "c"])
-def test_a_waiver_that_is_not_needed_is_refused(name):
-    with pytest.raises(ConfigError, match=name):
+@pytest.mark.parametrize(
+    ("name", "reason"), [("missing", "is no input of the job"), ("b", "needs no waiver"), ("c", "needs no waiver")]
+)
+def test_a_waiver_that_is_not_needed_is_refused(name, reason):
+    with pytest.raises(ConfigError, match=f"'{name}', which {reason};"):
         refuse_unscrubbed({"a": RAW, "b": SCRUBBED, "c": None}, ["a", name])

@@ -2,19 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules to start from: they are rules, they allow the job that they were written for, and not much else."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvmtool.formats.job import OutputKind
+from cvmtool.formats.job import Network, OutputKind
+from cvmtool.formats.jobterms import Destination
 from cvmtool.formats.packheader import Sensitivity
 from cvmtool.formats.receipt import Access
 from cvmtool.owner.jobfile import parse_job_file
-from cvmtool.owner.pipeline import InputFacts, Rules, judge_ingestion, judge_sealing
+from cvmtool.owner.pipeline import SAID, InputFacts, Rules, judge_ingestion, judge_sealing
 from cvmtool.owner.pipelinefile import KEYS, parse_rules, unrestricted
 from cvmtool.owner.pipelinetext import commented_rules, rules_of_job
+from cvmtool.owner.policy import OPTIONAL
 from tests import samples
 from tests.unit.owner.test_pipeline import AGE, DIGEST, KEY, PIPELINE, RULES
 
@@ -56,6 +60,50 @@ def test_comments_change_nothing(made):
     for key in KEYS:
         at = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
         assert lines[at - 1].startswith("# ")
+
+
+def test_every_comment_is_of_sentences_but_the_first_which_ends_with_the_page():
+    head, *comments = re.findall(r"(?:^ *# .*\n)+", commented_rules(RULES), re.MULTILINE)
+    assert (Path(__file__).parents[3] / head.split()[-1]).is_file()
+    assert len(comments) == 18
+    for comment in comments:
+        assert comment.endswith(".\n"), comment
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("must_say", SAID), ("  sensitivity", Sensitivity), ("access", Access), ("unchecked", OPTIONAL)],
+)
+def test_a_comment_names_every_word_that_its_key_may_have(key, words):
+    lines = commented_rules(RULES).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.lstrip().startswith(f"{key.lstrip()}:"))
+    assert set(re.findall(r"[a-z-]+", lines[at - 1])) >= set(words)
+
+
+def test_sizes_are_written_as_people_write_them_and_never_too_small():
+    def written(size):
+        return re.search(r"largest: (\S+)", commented_rules(replace(RULES, largest_output=size)))[1]
+
+    assert [written(size) for size in (1, 1 << 10, 1025, 1 << 20, (1 << 20) + 1, 3 << 20)] == [
+        "1KiB",
+        "1KiB",
+        "2KiB",
+        "1MiB",
+        "1025KiB",
+        "3MiB",
+    ]
+
+
+def test_a_job_without_inputs_and_outputs():
+    made = rules((), replace(JOB, inputs={}, outputs=()))
+    assert made.must_say == frozenset()
+    assert (made.largest_output, made.all_outputs) == (None, None)
+
+
+def test_each_destination_stands_where_it_belongs():
+    tls = Destination(host="a.example", port=443, addresses=(), tls=True)
+    made = rules(job=replace(JOB, network=Network.ALLOW, destinations=(tls, replace(tls, port=80, tls=False))))
+    assert (made.destinations, made.plaintext) == ({"a.example:443"}, {"a.example:80"})
 
 
 def test_the_job_is_allowed():

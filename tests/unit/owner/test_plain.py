@@ -35,6 +35,11 @@ def test_every_check_answers_one_question():
     assert asked == dict.fromkeys(codes(), 1)
 
 
+def test_every_question_is_one():
+    assert all(question.text.endswith("?") for question in (*QUESTIONS, *GPU_QUESTIONS))
+    assert list(Answer) == ["no", "perhaps", "nobody looked"]
+
+
 def test_every_question_has_a_check():
     for question in (*QUESTIONS, *GPU_QUESTIONS):
         for own in question.codes:
@@ -49,6 +54,9 @@ def test_an_answer_follows_from_the_checks(question):
     code = next(code for code in sorted(codes()) if question.asks(code))
     assert answer().answer is Answer.UNKNOWN
     assert answer(check(code)).answer is Answer.NO
+    assert answer(check(code)).reason == question.no
+    assert answer().reason == question.unknown
+    assert "; " + check(code).sentence() in answer(*[check(code, passed=False)] * 2).reason
     failed = answer(check(code), check(code, passed=False))
     assert failed.answer is Answer.PERHAPS
     assert "this; required: that (a reason)" in failed.reason
@@ -74,10 +82,15 @@ def test_a_chip_that_nobody_listed_leaves_the_question_open():
     (left,) = [s for s in explain(checks, unchecked=("chips",), simulated=False) if s.question == closed.question]
     assert left.answer is Answer.UNKNOWN
     assert "chips" in left.reason
+    first = explain([check("signature")], unchecked=("chips",), simulated=False)[0]
+    assert first.answer is Answer.NO
 
 
 def test_a_dry_run_is_never_said_to_keep_a_secret():
     first, *rest = explain([check("signature")], unchecked=(), simulated=True)
     assert first.answer is Answer.PERHAPS
-    assert "dry run" in first.reason
+    assert first.sentence() == (
+        "could the host read the data? perhaps: "
+        "this is a dry run: nothing is encrypted, and whoever runs the host can read everything"
+    )
     assert tuple(rest) == explain([check("signature")], unchecked=(), simulated=False)
