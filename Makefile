@@ -4,7 +4,7 @@ T ?= tests
 N ?= 1000000
 R ?= 10
 
-.PHONY: help setup demo transformer test unit check fix coverage fuzz mutants foreign presidio hardware bench drill soak clean
+.PHONY: help setup demo transformer test unit check fix coverage fuzz mutants foreign presidio hardware bench drill soak gpu-image clean
 
 help:
 	@echo 'make demo    set up, and train the example in a dry run (SIMULATED / NOT CONFIDENTIAL)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make hardware   on a host with SEV-SNP: a real training, its measurement, and a launch that firmware refuses'
 	@echo 'make foreign    dry runs before a verifier that is not ours (fetches it and a Go compiler, 450 MB)'
 	@echo 'make presidio   the tests that need Presidio (fetches it, 400 MB)'
+	@echo 'make gpu-image   the guest image with NVIDIA'\''s driver: compiled twice, booted, a job in it (minutes, 210 MB)'
 	@echo 'make drill   every attack against a dry run, and the refusal it meets'
 	@echo 'make bench   measured ratios'
 	@echo 'make soak    kill QEMU, libvirtd, cvmtool and SSH at every stage, again and again (R=3: three rounds); then every long test once'
@@ -101,6 +102,10 @@ soak: setup
 	@sh tools/setup.sh --tests
 	for round in $$(seq $(R)); do $(VENV)/python -m pytest -q tests/scenario/test_kill.py tests/scenario/test_remote.py -k 'kill or cut' -m 'soak or not soak' || exit 1; done
 	$(VENV)/python -m pytest -m soak tests/scenario
+
+gpu-image: setup
+	@sh tools/setup.sh --tests
+	$(VENV)/python -m pytest -m soak tests/scenario/test_gpu_image.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis results

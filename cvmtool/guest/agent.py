@@ -37,7 +37,7 @@ from cvmtool.guest.console import Console, Word
 from cvmtool.guest.control import ControlService
 from cvmtool.guest.job import Job
 from cvmtool.guest.keys import BootKeys
-from cvmtool.guest.life import Life
+from cvmtool.guest.life import KERNEL, Life
 from cvmtool.guest.machine import Machine
 from cvmtool.guest.shell import Shell, is_shell_allowed
 
@@ -81,6 +81,7 @@ def main() -> int:
         console,
         make_job=make_job,
         make_machine=lambda manifest: Machine(manifest, shell),
+        kernel=KERNEL,
     )
     bridge = Bridge(open_port(device.find_port(AGENT_PORT, paths)), attestor.answer, sshd=shell.server)
     ControlService(life, bridge.stop).start()

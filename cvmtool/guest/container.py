@@ -16,7 +16,7 @@ import os
 import selectors
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -28,9 +28,10 @@ from cvmtool.formats.egress import Egress
 from cvmtool.formats.job import JobManifest
 from cvmtool.formats.jobterms import CHECKPOINT, Destination
 from cvmtool.formats.wire import canonical_json
+from cvmtool.guest.driver import Driver
 from cvmtool.guest.ending import Ending
 from cvmtool.guest.log import LogBook
-from cvmtool.guest.oci import NOBODY, mount_points, render_config
+from cvmtool.guest.oci import NOBODY, Gpus, mount_points, render_config
 from cvmtool.guest.programs import capture, run
 from cvmtool.guest.seccomp import convert_profile
 
@@ -78,6 +79,7 @@ class Rooms:
     work: Path = Path("/run/cvmtool")
     cgroups: Path = Path("/sys/fs/cgroup")
     seccomp: Path = Path("/usr/share/cvmtool/seccomp.json")
+    driver: Driver = field(default_factory=Driver)
 
     @property
     def outputs(self) -> Path:
@@ -274,6 +276,9 @@ def _prepare(manifest: JobManifest, mounted: dict[str, Path], rooms: Rooms, way:
         seccomp=convert_profile(rooms.seccomp.read_bytes(), kernel=kernel),
         cgroup=f"/{_CONTAINER}",
         network=way.namespace if way else None,
+        gpus=Gpus(devices=rooms.driver.devices(), libraries=rooms.driver.libraries)
+        if manifest.resources.gpus
+        else None,
     )
     (bundle / "config.json").write_bytes(canonical_json(config))
     return bundle

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
@@ -24,9 +25,11 @@ from cvmtool.formats.release import Secrets, parse_secrets, release_info
 from cvmtool.formats.wire import JsonObject
 from cvmtool.guest.attest import Attested
 from cvmtool.guest.console import Console, Word
+from cvmtool.guest.driver import bring_up
 from cvmtool.guest.gpu import accept_work, collect_gpu_evidence
 from cvmtool.guest.job import Job
 from cvmtool.guest.keys import BootKeys
+from cvmtool.guest.lockdown import lock_down
 from cvmtool.guest.machine import Machine
 from cvmtool.guest.refusal import RefusedError
 
@@ -35,6 +38,18 @@ _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 MakeJob = Callable[[JobManifest, bytes], Job]
 """Gets the manifest and the certificate table for the receipt."""
 MakeMachine = Callable[[MachineManifest], Machine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """What a manifest does to the kernel that it runs on, and what cannot be taken back."""
+
+    lock_down: Callable[[], None]
+    bring_up: Callable[[], None]
+
+
+KERNEL = Kernel(lock_down=lock_down, bring_up=bring_up)
+"""The guest's own. A test gives another: it would lock down the machine on which it runs."""
 
 
 class Life:
@@ -48,12 +63,14 @@ class Life:
         *,
         make_job: MakeJob,
         make_machine: MakeMachine,
+        kernel: Kernel,
     ) -> None:
         self._keys = keys
         self._attested = attested
         self._console = console
         self._make_job = make_job
         self._make_machine = make_machine
+        self._kernel = kernel
         self._changing = threading.Lock()
         self._role: Job | Machine | None = None
         self._gpus = 0
@@ -77,6 +94,8 @@ class Life:
         with self._changing:
             manifest = _committed(data, self._require_session())
             if self._role is None:
+                if not manifest.resources.gpus:  # else when the driver is loaded
+                    self._kernel.lock_down()
                 if isinstance(manifest, JobManifest):
                     self._role = self._make_job(manifest, certificates)
                 else:
@@ -85,13 +104,15 @@ class Life:
                 self._console.say(Word.ATTESTED)
 
     def gpu_evidence(self) -> JsonObject:
-        """Return the evidence of every GPU, over nonces of this session.
+        """Return the evidence of every GPU, over nonces of this session. For a job that has GPUs the driver comes up first.
 
         Raises:
-            RefusedError: `order`; `gpu`: the driver gives none.
+            RefusedError: `order`; `gpu`: there is no driver, or it gives none.
         """
         with self._changing:
             self._require_role()
+            if self._gpus:
+                self._kernel.bring_up()
             evidence = collect_gpu_evidence(self._require_session().report_data)
             return {"gpus": [entry.to_json() for entry in evidence]}
 

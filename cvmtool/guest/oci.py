@@ -11,13 +11,17 @@ add nothing, and creating one is switched off in this kernel because it is a way
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from cvmtool.formats.job import JobManifest
 from cvmtool.formats.jobterms import CHECKPOINT
 from cvmtool.formats.wire import JsonObject
+from cvmtool.guest.driver import Device
 
 NOBODY = 65_534  # uid and gid
+DRIVER = "driver"
+"""Where a container with GPUs finds the driver's libraries, below its root."""
 _MIB = 1 << 20
 _LEAST_TMP_MIB = 16
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp"}  # noqa: S108
@@ -34,7 +38,17 @@ def mount_points(manifest: JobManifest) -> tuple[str, ...]:
     """Return the directories, relative to the root, that the container's mounts need and an image may lack."""
     inputs = tuple(f"inputs/{pack.name}" for pack in manifest.inputs)
     checkpoint = (CHECKPOINT,) if manifest.checkpoint else ()
-    return ("proc", "sys", "dev", "tmp", "inputs", "outputs", "scratch", *checkpoint, *inputs)
+    driver = (DRIVER,) if manifest.resources.gpus else ()
+    return ("proc", "sys", "dev", "tmp", "inputs", "outputs", "scratch", *driver, *checkpoint, *inputs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpus:
+    """What a container with GPUs is given."""
+
+    devices: tuple[Device, ...]
+    libraries: Path
+    """The directory that becomes /driver."""
 
 
 def render_config(
@@ -47,6 +61,7 @@ def render_config(
     seccomp: JsonObject,
     cgroup: str,
     network: str | None,
+    gpus: Gpus | None,
 ) -> JsonObject:
     """Return config.json.
 
@@ -59,20 +74,26 @@ def render_config(
         seccomp: from `convert_profile`.
         cgroup: the container's cgroup, from the root of the hierarchy.
         network: the path of the namespace that it joins, if the job has destinations; else it gets a new one and is alone there.
+        gpus: what it is given, if the job has any.
     """
     limits = manifest.limits
+    devices = gpus.devices if gpus else ()
     return {
         "ociVersion": "1.0.2",
         "hostname": "job",
         "root": {"path": str(root), "readonly": True},
         "process": render_process(manifest, manifest.container.args),
-        "mounts": _mounts(manifest, inputs, outputs, checkpoint),
+        "mounts": [
+            *_mounts(manifest, inputs, outputs, checkpoint),
+            *([_bind(gpus.libraries, f"/{DRIVER}", "ro")] if gpus else []),
+        ],
         "linux": {
             "namespaces": [*({"type": kind} for kind in _NAMESPACES), _network(network)],
             "cgroupsPath": cgroup,
+            # The runtime adds null, zero, full, random, urandom and tty; nothing else.
+            "devices": [_device(device) for device in devices],
             "resources": {
-                # The runtime adds null, zero, full, random, urandom and tty; nothing else.
-                "devices": [{"allow": False, "access": "rwm"}],
+                "devices": [{"allow": False, "access": "rwm"}, *(_allowed(device) for device in devices)],
                 "memory": {"limit": limits.memory_mib * _MIB, "swap": limits.memory_mib * _MIB},
                 "pids": {"limit": limits.pids},
             },
@@ -87,13 +108,27 @@ def _network(path: str | None) -> JsonObject:
     return {"type": "network"} | ({"path": path} if path else {})
 
 
+def _device(device: Device) -> JsonObject:
+    numbers = {"major": device.major, "minor": device.minor}
+    return {"path": f"/dev/{device.name}", "type": "c", **numbers, "fileMode": 0o666, "uid": 0, "gid": 0}
+
+
+def _allowed(device: Device) -> JsonObject:
+    return {"allow": True, "type": "c", "major": device.major, "minor": device.minor, "access": "rw"}
+
+
 def render_process(manifest: JobManifest, args: tuple[str, ...]) -> JsonObject:
     """Return how a process of the container is started: the job's own, and a command of its owner with no more rights."""
+    environment = _ENVIRONMENT | dict(manifest.container.env)
+    if manifest.resources.gpus:
+        # Before the image's own: a CUDA image may bring libraries of another driver ("compat").
+        others = environment.get("LD_LIBRARY_PATH")
+        environment["LD_LIBRARY_PATH"] = f"/{DRIVER}:{others}" if others else f"/{DRIVER}"
     return {
         "terminal": False,
         "user": {"uid": NOBODY, "gid": NOBODY, "umask": 0o022},
         "args": list(args),
-        "env": [f"{name}={value}" for name, value in (_ENVIRONMENT | dict(manifest.container.env)).items()],
+        "env": [f"{name}={value}" for name, value in environment.items()],
         "cwd": manifest.container.workdir,
         "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},
         "noNewPrivileges": True,

@@ -136,9 +136,7 @@ def _resolve_debs(request: Request, archive: Archive, folder: Path, fallback: st
     suites = [*request.suites, *([fallback] if fallback else [])]
     for base in sorted({archive.base(suite) for suite in suites}):
         served = " ".join(suite for suite in suites if archive.base(suite) == base)
-        source = (
-            f"Types: deb\nURIs: {base}\nSuites: {served}\nComponents: main\nTargets: Packages\nSigned-By: {KEYRING}\n"
-        )
+        source = _source(base, served, request.components)
         (folder / "sources" / f"{len(served)}-{served.split()[0]}.sources").write_text(source, encoding="ascii")
     if fallback:
         # Below every installed or ordinary candidate: taken only where nothing else is.
@@ -157,6 +155,13 @@ def _resolve_debs(request: Request, archive: Archive, folder: Path, fallback: st
             known = found.get(key, index[key])
             found[key] = replace(known, roles=known.roles | {name})
     return list(found.values())
+
+
+def _source(base: str, suites: str, components: Iterable[str]) -> str:
+    return (
+        f"Types: deb\nURIs: {base}\nSuites: {suites}\nComponents: {' '.join(components)}\n"
+        f"Targets: Packages\nSigned-By: {KEYRING}\n"
+    )
 
 
 def _closure(apt: _AptRoot, role: RoleRequest) -> list[tuple[str, str, str]]:

@@ -5,6 +5,7 @@
 Zone: image. Reads the source tree, the kept packages and (for what is not kept) the archive; writes one folder.
 
     packages.lock -> kept packages -> root file system -> squashfs + dm-verity tree -> root hash
+                  source, compiler -> kernel modules, in some images
                                    -> initrd, kernel, firmware                      -> command line -> launch digests
 
 Nothing of the building machine enters the image: see tools.py and tree.py. `reproduce.py` proves it.
@@ -24,10 +25,12 @@ from cvmtool.formats.machine import SHELL_WORD
 from cvmtool.formats.manifest import MAX_VCPUS, Artefact, ImageManifest, Mode
 from cvmtool.image.archive import Archive, UnavailableError, resolve
 from cvmtool.image.bundle import MANIFEST_FILE, Bundle, load_bundle
+from cvmtool.image.compile import Compilation, compiled_modules, read_patches
 from cvmtool.image.initrd import pack_initrd
+from cvmtool.image.licences import licences_of
 from cvmtool.image.lock import Lock, parse_lock
-from cvmtool.image.modules import find_modules
-from cvmtool.image.recipe import Recipe, Request, asks_for_packages, extended, parse_recipe
+from cvmtool.image.modules import add_compiled, find_modules, kernel_release
+from cvmtool.image.recipe import MODULES_ROLE, Recipe, Request, asks_for_packages, extended, parse_recipe
 from cvmtool.image.rootfs import GUEST_FILES, build_rootfs
 from cvmtool.image.sbom import encode_sbom
 from cvmtool.image.store import Store
@@ -55,8 +58,8 @@ class Source:
     """What an image is built from."""
 
     image: Path
-    """The image's folder: image.toml, packages.lock, init, skeleton/, overlay/. One that extends another, which lies beside
-    it, holds what differs."""
+    """The image's folder: image.toml, packages.lock, init, skeleton/, overlay/, patches/. One that extends another, which
+    lies beside it, holds what differs."""
     package: Path
     """The cvmtool package, whose guest part goes into the image."""
 
@@ -164,7 +167,7 @@ def build_image(
     with scratch(out) as work:
         bundle = work / "bundle"
         bundle.mkdir()
-        _assemble(source, recipe, lock, inputs, bundle, work=work, store=store, progress=progress)
+        _assemble(source, recipe, lock, inputs, bundle, work=work, store=store, force=force, progress=progress)
         _replace(bundle, out, work / "old")
     return load_bundle(out)
 
@@ -247,6 +250,7 @@ def _assemble(
     *,
     work: Path,
     store: Store,
+    force: bool,
     progress: Callable[[str], None],
 ) -> None:
     time = recipe.source_date_epoch
@@ -258,6 +262,17 @@ def _assemble(
         parts.extract(tools.root, ("usr/bin", "usr/lib", "usr/lib64", "usr/sbin"))
         for package in lock.role("kernel"):
             kernel_tree.add_deb(store.path(package))
+        if recipe.modules is not None:
+            what = Compilation(
+                recipe=recipe.modules,
+                packages=lock.role(MODULES_ROLE),
+                patches=read_patches(source.folders),
+                release=kernel_release(kernel_tree),
+                time=time,
+            )
+            add_compiled(
+                kernel_tree, compiled_modules(what, store=store, work=work / "root", fresh=force, progress=progress)
+            )
         modules = find_modules(kernel_tree)
         (bundle / "vmlinuz").write_bytes(_only(kernel_tree, recipe.vmlinuz))
         progress("root file system")
@@ -281,12 +296,16 @@ def _assemble(
         for package in lock.role("firmware"):
             firmware_tree.add_deb(store.path(package))
         (bundle / "OVMF.amdsev.fd").write_bytes(firmware_tree.read(recipe.firmware))
-    (bundle / "sbom.spdx.json").write_bytes(encode_sbom(recipe.name, lock, time=time))
+    (bundle / "sbom.spdx.json").write_bytes(_sbom(recipe.name, lock, store, time=time))
     progress("measure")
     verity = append_tree(rootfs, salt=_salt(recipe.name, lock))
     production = " ".join([*recipe.cmdline, *([SHELL_WORD] if recipe.shell else []), verity.word()])
     manifest = measure_bundle(bundle, recipe, production, lock=lock, inputs=inputs, release=modules.release)
     (bundle / MANIFEST_FILE).write_bytes(manifest.encode())
+
+
+def _sbom(name: str, lock: Lock, store: Store, *, time: int) -> bytes:
+    return encode_sbom(name, lock, time=time, licences=licences_of(lock, store))
 
 
 def measure_bundle(

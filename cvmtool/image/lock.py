@@ -46,7 +46,7 @@ class Package:
     suite: str
     """Debian suite that served it, or `pypi`."""
     roles: frozenset[str]
-    """What it is used for: rootfs, initrd, kernel, firmware, extra, tools."""
+    """What it is used for: rootfs, initrd, kernel, firmware, extra, tools, modules."""
     size: int
     """Bytes."""
     sha256: str

@@ -76,10 +76,7 @@ def find_modules(tree: Tree) -> Modules:
     Raises:
         BuildError: not exactly one kernel release.
     """
-    releases = {path.split("/")[3] for path, _ in tree.items() if path.startswith(ROOT + "/")}
-    if len(releases) != 1:
-        raise BuildError(f"the kernel package has the releases {sorted(releases)}; exactly one is required")
-    release = releases.pop()
+    release = kernel_release(tree)
     folder = f"{ROOT}/{release}/"
     paths = {}
     for path, node in tree.items():
@@ -87,6 +84,29 @@ def find_modules(tree: Tree) -> Modules:
             paths[_canonical(path)] = path.removeprefix(folder)
     builtin = frozenset(_canonical(line) for line in tree.read(f"{folder}modules.builtin").decode().split())
     return Modules(tree=tree, release=release, _paths=paths, _builtin=builtin)
+
+
+def kernel_release(tree: Tree) -> str:
+    """Return the release of an unpacked kernel package.
+
+    Raises:
+        BuildError: not exactly one.
+    """
+    releases = {path.split("/")[3] for path, _ in tree.items() if path.startswith(ROOT + "/")}
+    if len(releases) != 1:
+        raise BuildError(f"the kernel package has the releases {sorted(releases)}; exactly one is required")
+    return releases.pop()
+
+
+def add_compiled(tree: Tree, modules: dict[str, bytes]) -> None:
+    """Put modules that were compiled for the kernel of `tree` beside its own, by name.
+
+    Raises:
+        BuildError: not exactly one kernel release.
+    """
+    folder = f"{ROOT}/{kernel_release(tree)}/updates"
+    for name, data in modules.items():
+        tree.add_file(f"{folder}/{name}.ko", data)
 
 
 def _canonical(name: str) -> str:

@@ -17,6 +17,10 @@ from cvmtool.errors import ConfigError
 from cvmtool.formats.pack import NAME
 
 ROLES = ("rootfs", "initrd", "kernel", "firmware", "extra", "tools")
+MODULES_ROLE = "modules"
+"""Compiler, headers and source of kernel modules: only an image that compiles some asks for it."""
+MAIN = ("main",)
+"""The archive's components that hold free software alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,8 @@ class Request:
     fallback_suites: tuple[str, ...]
     roles: dict[str, RoleRequest]
     wheels: WheelRequest | None
+    components: tuple[str, ...] = MAIN
+    """Components of the archive."""
 
     def digest(self) -> str:
         """Return the SHA-256 of the request, 64 hex digits."""
@@ -51,7 +57,10 @@ class Request:
             name: [sorted(role.include), sorted(role.drop), sorted(role.only)] for name, role in self.roles.items()
         }
         wheels = [self.wheels.python, sorted(self.wheels.include)] if self.wheels else []
-        text = json.dumps([self.suites, self.fallback_suites, roles, wheels], sort_keys=True, separators=(",", ":"))
+        asked: list[object] = [self.suites, self.fallback_suites, roles, wheels]
+        if self.components != MAIN:  # locks are older than the key
+            asked.append(self.components)
+        text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -65,6 +74,18 @@ class RootfsRecipe:
     extra: dict[str, str]
     """Path in the image -> path in a package of the role `extra`."""
     links: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModulesRecipe:
+    """Kernel modules that the build compiles, all in one run of make."""
+
+    source: str
+    """Path of their source in a package of the role `modules`: a folder with a Kbuild file."""
+    make: tuple[str, ...]
+    """Words for make; `{release}` stands for the kernel's release."""
+    take: tuple[str, ...]
+    """Names of the modules that go into the image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +107,8 @@ class Recipe:
     firmware: str
     """Path in the firmware package."""
     rootfs: RootfsRecipe
+    modules: ModulesRecipe | None
+    """What is compiled, if anything is."""
 
 
 class Table:
@@ -185,6 +208,29 @@ def asks_for_packages(data: bytes) -> bool:
     return not {"packages", "wheels"}.isdisjoint(_load(data, "image.toml"))
 
 
+def _without(base: dict[str, Any], gone: Any, where: str) -> dict[str, Any]:  # noqa: ANN401  checked right here
+    """Take words out of the lists of a table.
+
+    Raises:
+        ConfigError: `gone` is no table, or a list or a word to take out is not there.
+    """
+    if not isinstance(gone, dict):
+        raise ConfigError(f"{where} is a {type(gone).__name__}; a table is required")
+    left = dict(base)
+    for key, value in gone.items():
+        below = left.get(key)
+        if isinstance(below, dict):
+            left[key] = _without(below, value, f"{where}.{key}")
+        elif isinstance(below, list) and isinstance(value, list):
+            for word in value:
+                if word not in below:
+                    raise ConfigError(f"{where}.{key} names {word!r}, which the image that is extended does not have")
+            left[key] = [word for word in below if word not in value]
+        else:
+            raise ConfigError(f"{where}.{key} is no list or table of the image that is extended")
+    return left
+
+
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Lay one table over another: tables are merged, lists appended, all else replaced."""
     merged = dict(base)
@@ -209,9 +255,10 @@ def parse_recipe(data: bytes, *, base: bytes | None = None) -> Recipe:
     if base is not None:
         below = _load(base, "image.toml")
         value.pop("extends", None)
-        value = _merged(below, value)
+        value = _merged(_without(below, value.pop("without", {}), "image.toml.without"), value)
     top = Table(value, "image.toml")
-    request = take_request(top, roles=ROLES)
+    modules = _take_modules(top)
+    request = take_request(top, roles=ROLES if modules is None else (*ROLES, MODULES_ROLE))
     kernel = top.table("kernel")
     firmware = top.table("firmware")
     rootfs = top.table("rootfs")
@@ -233,10 +280,20 @@ def parse_recipe(data: bytes, *, base: bytes | None = None) -> Recipe:
             extra=rootfs.texts("extra"),
             links=rootfs.texts("links"),
         ),
+        modules=modules,
     )
     for table in (kernel, firmware, rootfs, top):
         table.end()
     return recipe
+
+
+def _take_modules(top: Table) -> ModulesRecipe | None:
+    if "modules" not in top:
+        return None
+    table = top.table("modules")
+    modules = ModulesRecipe(source=table.text("source"), make=table.words("make"), take=table.words("take"))
+    table.end()
+    return modules
 
 
 def take_request(top: Table, *, roles: tuple[str, ...]) -> Request:
@@ -263,6 +320,7 @@ def take_request(top: Table, *, roles: tuple[str, ...]) -> Request:
         fallback_suites=packages.words("fallback_suites", ()),
         roles=wanted,
         wheels=wheels,
+        components=packages.words("components", MAIN),
     )
     packages.end()
     return request

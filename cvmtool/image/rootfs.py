@@ -86,7 +86,7 @@ def _add_extra(tree: Tree, recipe: Recipe, lock: Lock, store: Store) -> None:
         for locked in lock.role("extra"):
             extra.add_deb(store.path(locked))
         for path, source in recipe.rootfs.extra.items():
-            tree.add_file(path, extra.read(source))
+            tree.add_file(path, extra.read(source), mode=extra.mode(source))
 
 
 def _add_modules(tree: Tree, recipe: Recipe, modules: Modules, tools: Tools, work: Path) -> None:

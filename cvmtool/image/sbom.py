@@ -11,15 +11,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from cvmtool.image.licences import Licence
 from cvmtool.image.lock import Lock, Package, PackageKind
 
+_MAKERS = {
+    frozenset({"tools"}): "BUILD_TOOL_OF",
+    frozenset({"tools", "modules"}): "BUILD_TOOL_OF",
+    frozenset({"modules"}): "BUILD_DEPENDENCY_OF",
+}
+"""What a package is to the image that it is not part of, by its roles."""
 
-def encode_sbom(name: str, lock: Lock, *, time: int) -> bytes:
-    """Return an SPDX document of every package that went into an image or made it, stamped with `time`."""
+
+def encode_sbom(name: str, lock: Lock, *, time: int, licences: Mapping[str, tuple[Licence, ...]]) -> bytes:
+    """Return an SPDX document of every package that went into an image or made it, stamped with `time`.
+
+    `licences`: those of packages that are not of the archive's main component, by the package's name.
+    """
     digest = hashlib.sha256(lock.encode()).hexdigest()
     root = "SPDXRef-image"
     packages: list[dict[str, Any]] = [
@@ -36,9 +48,12 @@ def encode_sbom(name: str, lock: Lock, *, time: int) -> bytes:
     relations = [{"spdxElementId": "SPDXRef-DOCUMENT", "relationshipType": "DESCRIBES", "relatedSpdxElement": root}]
     for package in lock.packages:
         described = _describe(package)
+        if package.name in licences:
+            declared = " AND ".join(licence.identifier for licence in licences[package.name])
+            described["licenseDeclared"] = declared or "NOASSERTION"
         packages.append(described)
-        if package.roles == {"tools"}:
-            relation = (described["SPDXID"], "BUILD_TOOL_OF", root)
+        if package.roles in _MAKERS:
+            relation = (described["SPDXID"], _MAKERS[package.roles], root)
         else:
             relation = (root, "CONTAINS", described["SPDXID"])
         relations.append(
@@ -57,6 +72,12 @@ def encode_sbom(name: str, lock: Lock, *, time: int) -> bytes:
         "packages": packages,
         "relationships": relations,
     }
+    texts = {licence.identifier: licence for found in licences.values() for licence in found}
+    if texts:
+        document["hasExtractedLicensingInfos"] = [
+            {"licenseId": identifier, "name": licence.name, "extractedText": licence.text}
+            for identifier, licence in sorted(texts.items())
+        ]
     return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
 
 

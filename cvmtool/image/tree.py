@@ -84,10 +84,21 @@ class Tree:
         Raises:
             BuildError: no such file.
         """
+        return self._contents(self._file(path))
+
+    def mode(self, path: str) -> int:
+        """Return a file's mode; links are followed.
+
+        Raises:
+            BuildError: no such file.
+        """
+        return self._file(path).mode
+
+    def _file(self, path: str) -> Node:
         node = self._nodes.get(self.resolve(path))
         if node is None or node.kind is not NodeKind.FILE:
             raise BuildError(f"{path} is not a file of the image; one is required")
-        return self._contents(node)
+        return node
 
     def head(self, node: Node, size: int) -> bytes:
         """Return up to `size` bytes of a file's beginning."""

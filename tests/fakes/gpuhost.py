@@ -40,6 +40,7 @@ from cvmtool.host.live import LiveDomain, parse_live_domain
 from cvmtool.host.store import Store
 from cvmtool.owner.policyfile import encode_policy
 from tests.fakes.guest import FakeGuest
+from tests.fakes.kernel import OtherKernel
 from tests.fakes.nvidia import FakeGpu
 from tests.fakes.running import Agent
 
@@ -76,6 +77,7 @@ class GpuGuest(FakeGuest):
             Console(folder / "console"),
             make_job=lambda *_: pytest.fail("this is no job"),
             make_machine=lambda manifest: Machine(manifest, Shell(allowed=False), places=places, hands=hands),
+            kernel=OtherKernel(),
         )
 
     def answer(self, challenge):

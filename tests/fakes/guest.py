@@ -28,6 +28,7 @@ from cvmtool.owner.keystore import OwnerKeys
 from cvmtool.owner.policy import Policy, baseline
 from cvmtool.owner.session import Session
 from tests import fakes, samples
+from tests.fakes.kernel import OtherKernel
 
 OWNER = OwnerKeys(b"seed" * 8)
 
@@ -66,6 +67,7 @@ class FakeGuest:
                 hands=hands,
             ),
             make_machine=lambda manifest: Machine(manifest, Shell(allowed=False)),
+            kernel=OtherKernel(),
         )
 
     def answer(self, challenge: Open) -> Evidence:

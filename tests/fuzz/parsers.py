@@ -40,7 +40,7 @@ from cvmtool.formats import (
 from cvmtool.formats.job import OutputKind
 from cvmtool.guest import kinds, lukshdr
 from cvmtool.host import capabilities, live
-from cvmtool.image import container, elf, lock, recipe
+from cvmtool.image import container, elf, licences, lock, recipe
 from cvmtool.measure import hashes, ovmf, seed
 from cvmtool.measure.launch import firmware_seed
 from cvmtool.owner import certificate, crl, floors, jobfile, keystore, launchsign, policyfile, toml, vek
@@ -63,7 +63,7 @@ from tests.unit.guest import test_kinds
 from tests.unit.guest.samples import UUID
 from tests.unit.guest.samples import pack as guest_pack
 from tests.unit.host import test_capabilities
-from tests.unit.image import parts, test_container, test_lock, test_recipe
+from tests.unit.image import parts, test_container, test_lock, test_recipe, test_sbom
 from tests.unit.measure import test_ovmf
 from tests.unit.owner import test_floors, test_keystore, test_policyfile
 
@@ -382,6 +382,7 @@ PARSERS: dict[str, Parser] = {
     "image.container.parse_container": Parser(container.parse_container, seeds(test_container.RECIPE), ConfigError),
     "image.elf.linkage": Parser(elf.linkage, seeds(parts.make_module(), Path("/bin/true").read_bytes())),
     "image.elf.modinfo": Parser(elf.modinfo, seeds(parts.make_module(depends="a"))),
+    "image.licences.parse_copyright": Parser(licences.parse_copyright, seeds(test_sbom.COPYRIGHT)),
     "image.lock.parse_lock": Parser(lock.parse_lock, seeds(test_lock.LOCK.encode()), write=encode),
     "image.recipe.parse_recipe": Parser(recipe.parse_recipe, seeds(test_recipe.RECIPE), ConfigError),
     "image.recipe.parse_toml": Parser(

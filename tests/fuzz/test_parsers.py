@@ -54,6 +54,7 @@ def test_every_sample_is_accepted_and_hostile_bytes_are_a_value_or_a_refusal(nam
 NEVER_REFUSES = {
     *("formats.channel.find_last_open", "owner.certificate.p384_key", "owner.certificate.rsa_key"),
     *(f"host.doctor.texts.{name}" for name in ("parse_kernel_log", "parse_misc", "parse_nvidia_functions")),
+    "image.licences.parse_copyright",
 }
 """They pass over what is not theirs."""
 

@@ -10,7 +10,7 @@ from cvmtool.flows import images
 from cvmtool.flows.images import bring_up_to_date, image_source
 
 
-@pytest.mark.parametrize("name", ["base", "operator"])
+@pytest.mark.parametrize("name", ["base", "operator", "gpu"])
 def test_an_image_has_a_recipe(name):
     source = image_source(name)
     assert source.image == Path(__file__).parents[3] / "images" / name
@@ -21,7 +21,7 @@ def test_an_image_has_a_recipe(name):
 def test_an_image_without_a_recipe_is_refused_with_those_there_are(name):
     with pytest.raises(ConfigError) as refusal:
         image_source(name)
-    assert "base, operator" in refusal.value.hint
+    assert "base, gpu, operator" in refusal.value.hint
 
 
 def test_an_image_is_built_into_the_data_directory_from_kept_packages(monkeypatch):

@@ -25,6 +25,7 @@ from cvmtool.guest.keys import BootKeys
 from cvmtool.guest.life import Life
 from cvmtool.guest.refusal import RefusedError
 from cvmtool.owner.gpu import verify_gpu
+from tests.fakes.kernel import OtherKernel
 from tests.fakes.nvidia import NOW, FakeNvidia
 from tests.unit.guest import samples
 
@@ -143,9 +144,16 @@ def life():
     challenge = Open(nonce=b"n" * 32, owner_key=owner, manifest_sha256=manifest.sha256)
     attested = Attested(challenge=challenge, evidence=None, report_data=SESSION, host_data=manifest.host_data)
     role = Role(opened=False)
+    kernel = OtherKernel()
     made = Life(
-        keys, lambda: attested, Console(Path("/dev/null")), make_job=lambda *_: role, make_machine=lambda *_: role
+        keys,
+        lambda: attested,
+        Console(Path("/dev/null")),
+        make_job=lambda *_: role,
+        make_machine=lambda *_: role,
+        kernel=kernel,
     )
+    made.told = kernel.told
     made.seal = lambda: Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM).encrypt(
         Secrets(packs={"ab" * 32: b"p" * 32}).encode(),
         X25519PublicKey.from_public_bytes(keys.hpke_key),
@@ -161,7 +169,9 @@ def test_the_guest_shows_its_gpus_once_it_knows_its_job(life, driver):
         life.gpu_evidence()
     assert early.value.error is ControlError.ORDER
     life.configured()
+    assert life.told == []
     (entry,) = parse_gpu_evidence(life.gpu_evidence())
+    assert life.told == ["bring up"]
     assert verify_gpu(entry, report_data=SESSION, index=0, at=NOW, roots=NVIDIA.roots)
 
 

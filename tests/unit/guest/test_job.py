@@ -36,6 +36,7 @@ from cvmtool.guest.keys import BootKeys
 from cvmtool.guest.life import Life
 from cvmtool.guest.refusal import RefusedError
 from cvmtool.guest.unlock import Damage, Places
+from tests.fakes.kernel import OtherKernel
 from tests.unit.guest import samples
 
 MANIFEST = samples.manifest()
@@ -99,7 +100,10 @@ class Guest:
         def make_machine(manifest):
             raise AssertionError(f"{manifest.name} is a job")
 
-        self.life = Life(KEYS, lambda: self.session, console, make_job=make_job, make_machine=make_machine)
+        kernel = OtherKernel()
+        self.life = Life(
+            KEYS, lambda: self.session, console, make_job=make_job, make_machine=make_machine, kernel=kernel
+        )
 
     @property
     def job(self):

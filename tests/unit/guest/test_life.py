@@ -17,6 +17,7 @@ from cvmtool.guest.life import Life
 from cvmtool.guest.machine import Machine
 from cvmtool.guest.refusal import RefusedError
 from cvmtool.guest.shell import Shell
+from tests.fakes.kernel import OtherKernel
 from tests.unit.formats.test_machine import MANIFEST
 from tests.unit.guest import samples
 
@@ -37,7 +38,12 @@ def attested(data, owner=MANIFEST.owner_key):
 
 
 @pytest.fixture
-def make(tmp_path):
+def kernel():
+    return OtherKernel()
+
+
+@pytest.fixture
+def make(tmp_path, kernel):
     (tmp_path / "console").touch()
 
     def make(data, *, allowed=True, owner=MANIFEST.owner_key):
@@ -47,6 +53,7 @@ def make(tmp_path):
             Console(tmp_path / "console"),
             make_job=lambda *_: pytest.fail("it is a machine"),
             make_machine=lambda manifest: Machine(manifest, Shell(allowed=allowed)),
+            kernel=kernel,
         )
 
     return make
@@ -67,6 +74,14 @@ def test_a_machine(make, tmp_path):
     assert life.role is machine
     assert life.status()["stage"] == "configured"
     assert (tmp_path / "console").read_text() == "CVM-STAGE attested\n"
+
+
+def test_the_kernel_is_closed_before_anything_of_a_manifest_is_done(make, kernel):
+    life = make(MANIFEST.encode())
+    assert kernel.told == []
+    life.configure(MANIFEST.encode(), certificates=b"")
+    life.configure(MANIFEST.encode(), certificates=b"")
+    assert kernel.told == ["lock down"]
 
 
 def test_a_machine_has_no_job(make):

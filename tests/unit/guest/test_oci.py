@@ -9,11 +9,12 @@ from cvmtool.formats.jobterms import Checkpoint
 from cvmtool.formats.pack import Role
 from cvmtool.formats.volume import Volume
 from cvmtool.formats.wire import canonical_json
-from cvmtool.guest.oci import mount_points, render_config
+from cvmtool.guest.driver import Device
+from cvmtool.guest.oci import Gpus, mount_points, render_config
 from tests.unit.guest import samples
 
 
-def render(*, network=None, **changes):
+def render(*, network=None, gpus=None, **changes):
     manifest = samples.manifest(**changes)
     return render_config(
         manifest,
@@ -24,6 +25,7 @@ def render(*, network=None, **changes):
         seccomp={"defaultAction": "SCMP_ACT_ERRNO"},
         cgroup="/job/container",
         network=network,
+        gpus=gpus,
     )
 
 
@@ -65,6 +67,50 @@ def test_a_checkpoint_is_writable_where_the_job_has_one():
     assert {"rw", "noexec", "nosuid", "nodev"} <= set(mount["options"])
     assert "checkpoint" in mount_points(samples.manifest(**changes))
     assert "/checkpoint" not in mounts(render())
+
+
+GPUS = Gpus(
+    devices=(Device(name="nvidiactl", major=195, minor=255), Device(name="nvidia0", major=195, minor=0)),
+    libraries=Path("/usr/lib/nvidia"),
+)
+TWO = dataclasses.replace(samples.manifest().resources, gpus=2)
+
+
+def test_a_container_with_gpus_gets_their_devices_and_no_others():
+    linux = render(gpus=GPUS, resources=TWO)["linux"]
+    assert [(device["path"], device["major"], device["minor"]) for device in linux["devices"]] == [
+        ("/dev/nvidiactl", 195, 255),
+        ("/dev/nvidia0", 195, 0),
+    ]
+    first, *others = linux["resources"]["devices"]
+    assert first == {"allow": False, "access": "rwm"}  # the rules count in their order
+    assert others == [
+        {"allow": True, "type": "c", "major": 195, "minor": minor, "access": "rw"}  # m would make nodes
+        for minor in (255, 0)
+    ]
+
+
+def test_a_container_with_gpus_finds_the_driver_s_libraries_and_cannot_change_them():
+    config = render(gpus=GPUS, resources=TWO)
+    mount = mounts(config)["/driver"]
+    assert mount["source"] == "/usr/lib/nvidia"
+    assert {"ro", "nosuid", "nodev"} <= set(mount["options"])
+    assert "driver" in mount_points(samples.manifest(resources=TWO))
+    assert "LD_LIBRARY_PATH=/driver" in config["process"]["env"]
+
+
+def test_what_the_job_says_of_libraries_comes_after_the_driver_s():
+    container = dataclasses.replace(samples.manifest().container, env=(("LD_LIBRARY_PATH", "/opt/lib"),))
+    assert "LD_LIBRARY_PATH=/driver:/opt/lib" in render(gpus=GPUS, resources=TWO, container=container)["process"]["env"]
+    assert "LD_LIBRARY_PATH=/opt/lib" in render(container=container)["process"]["env"]
+
+
+def test_a_container_without_gpus_sees_nothing_of_a_driver():
+    config = render()
+    assert "driver" not in canonical_json(config).decode()
+    assert config["linux"]["devices"] == []
+    assert config["linux"]["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
+    assert "driver" not in mount_points(samples.manifest())
 
 
 def test_a_job_with_destinations_joins_the_namespace_that_was_made_for_it():

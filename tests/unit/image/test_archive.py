@@ -60,6 +60,13 @@ def test_the_plan_of_apt_is_read() -> None:
     ]
 
 
+def test_apt_is_asked_for_the_components_of_the_recipe() -> None:
+    source = archive._source("http://mirror.invalid/debian", "trixie trixie-updates", ("main", "contrib"))
+    fields = dict(line.split(": ", 1) for line in source.splitlines())
+    assert (fields["Suites"], fields["Components"]) == ("trixie trixie-updates", "main contrib")
+    assert fields["Signed-By"] == str(archive.KEYRING)
+
+
 def test_a_stanza_becomes_a_package() -> None:
     stanza = "Package: a\nVersion: 1:2-3\nArchitecture: all\nSize: 5\nSHA256: " + "ab" * 32
     stanza += "\nFilename: pool/a.deb\nDescription: x\n continued: y"

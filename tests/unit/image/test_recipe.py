@@ -89,6 +89,74 @@ def test_packages_are_added_to_those_of_the_other() -> None:
     assert recipe.request.roles["rootfs"].include == (*parse_recipe(RECIPE).request.roles["rootfs"].include, "bash")
 
 
+GPU = (PATH.parents[1] / "gpu/image.toml").read_bytes()
+
+
+def test_the_gpu_image_is_the_base_image_and_a_driver() -> None:
+    base, gpu = parse_recipe(RECIPE), parse_recipe(GPU, base=RECIPE)
+    assert (base.modules, base.request.components) == (None, ("main",))
+    assert gpu.modules is not None
+    assert set(gpu.modules.take) < set(gpu.rootfs_modules)
+    assert set(gpu.request.roles) - set(base.request.roles) == {"modules"}
+    assert gpu.request.components == ("main", "contrib", "non-free", "non-free-firmware")
+    taken = set(base.cmdline) - set(gpu.cmdline)
+    assert (taken, set(gpu.cmdline) - set(base.cmdline)) == ({"lockdown=integrity", "module.sig_enforce=1"}, set())
+
+
+def test_the_lock_of_the_gpu_image_answers_its_recipe() -> None:
+    from cvmtool.image.lock import parse_lock
+
+    lock = parse_lock((PATH.parents[1] / "gpu/packages.lock").read_bytes())
+    assert lock.request == parse_recipe(GPU, base=RECIPE).request.digest()
+    (source,) = (package for package in lock.packages if package.name == "nvidia-open-kernel-dkms")
+    assert (source.roles, source.path.split("/")[1]) == (frozenset({"modules"}), "contrib")
+
+
+def test_components_are_asked_for_and_change_the_request() -> None:
+    more = RECIPE.replace(b"[packages]\n", b'[packages]\ncomponents = ["main", "contrib"]\n', 1)
+    assert parse_recipe(more).request.digest() != parse_recipe(RECIPE).request.digest()
+    same = RECIPE.replace(b"[packages]\n", b'[packages]\ncomponents = ["main"]\n', 1)
+    assert parse_recipe(same).request.digest() == parse_recipe(RECIPE).request.digest()
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        b'cmdline = ["lockdown=confidentiality"]',
+        b'cpu = ["EPYC-Rome"]',
+        b'name = ["base"]',
+        b'rootfs = ["prune"]',
+        b'rootfs = {prune = "etc"}',
+    ],
+)
+def test_what_is_not_there_is_not_taken_out(gone: bytes) -> None:
+    with pytest.raises(ConfigError, match="without"):
+        parse_recipe(b"without = {" + gone + b"}\n" + OPERATOR, base=RECIPE)
+
+
+def test_what_is_taken_out_is_a_table() -> None:
+    with pytest.raises(ConfigError, match="without is a list"):
+        parse_recipe(b'without = ["quiet"]\n' + OPERATOR, base=RECIPE)
+
+
+def test_a_word_is_taken_out_of_a_table_s_list() -> None:
+    recipe = parse_recipe(b'without = {rootfs = {busybox = ["awk"]}}\n' + OPERATOR, base=RECIPE)
+    assert set(parse_recipe(OPERATOR, base=RECIPE).rootfs.busybox) - set(recipe.rootfs.busybox) == {"awk"}
+
+
+def test_only_an_image_that_extends_another_takes_words_out() -> None:
+    with pytest.raises(ConfigError, match="without"):
+        parse_recipe(b'without = {cmdline = ["quiet"]}\n' + RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("old", "key"), [(b"take =", "take"), (b"[packages.modules]", "modules"), (b"[modules]", "modules")]
+)
+def test_modules_are_compiled_from_packages_by_a_recipe_that_is_whole(old: bytes, key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        parse_recipe(GPU.replace(old, old.replace(b"modules", b"moduls").replace(b"take", b"takes"), 1), base=RECIPE)
+
+
 @pytest.mark.parametrize("name", [b'"../base"', b"1", b'""', b'["base"]'])
 def test_what_is_no_image_is_not_extended(name: bytes) -> None:
     with pytest.raises(ConfigError, match="extends"):
