@@ -236,7 +236,10 @@ def test_files(path: str) -> list[str]:
     others = [file for file in every if file != mirror and named.search(file.read_text("utf-8"))]
     if path in SUITES:
         others = [file for file in every if file != mirror and file.stem in SUITES[path]]
-    return [str(file.relative_to(ROOT)) for file in ([mirror] if mirror.exists() else []) + others]
+    found = [str(file.relative_to(ROOT)) for file in ([mirror] if mirror.exists() else []) + others]
+    if not found:
+        raise SystemExit(f"no unit test names {path}")
+    return found
 
 
 SUITES: dict[str, set[str]] = {

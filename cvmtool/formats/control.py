@@ -74,6 +74,7 @@ class ControlError(StrEnum):
     VOLUME_ROLLED_BACK = "volume-rolled-back"
     SHELL = "shell"
     ACCESS = "access"
+    KERNEL = "kernel"
 
 
 class Stream(IntEnum):

@@ -85,7 +85,7 @@ def bring_up(driver: Driver = _DRIVER, *, lock: Callable[[], None] = lock_down) 
     """Load the driver, close the kernel behind it, and wake the GPUs. Again is fine.
 
     Raises:
-        RefusedError: `gpu`: this image has no driver, or it does not come up.
+        RefusedError: `gpu`: this image has no driver, or it does not come up; `kernel`: it cannot be closed behind it.
     """
     if not driver.libraries.is_dir():
         raise _refused("this image has no driver for GPUs")

@@ -89,7 +89,7 @@ class Life:
         of it here, and whoever reads the receipt verifies it again.
 
         Raises:
-            RefusedError: `manifest`; `shell`: it asks for one, and this image gives none.
+            RefusedError: `manifest`; `shell`: it asks for one, and this image gives none; `kernel`: it cannot be closed to modules.
         """
         with self._changing:
             manifest = _committed(data, self._require_session())
@@ -107,7 +107,7 @@ class Life:
         """Return the evidence of every GPU, over nonces of this session. For a job that has GPUs the driver comes up first.
 
         Raises:
-            RefusedError: `order`; `gpu`: there is no driver, or it gives none.
+            RefusedError: `order`; `gpu`: there is no driver, or it gives none; `kernel`: it cannot be closed behind it.
         """
         with self._changing:
             self._require_role()

@@ -14,7 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cvmtool.formats.control import ControlError
 from cvmtool.guest.programs import run
+from cvmtool.guest.refusal import RefusedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +34,15 @@ def lock_down(locks: Locks = _LOCKS) -> None:
     """Have the kernel take signed modules alone and refuse its root what could change it; at once where it does so already.
 
     Raises:
-        OSError: the kernel cannot be told.
+        RefusedError: `kernel`: it cannot be told.
     """
+    try:
+        _lock_down(locks)
+    except OSError as error:
+        raise RefusedError(ControlError.KERNEL, f"it cannot be closed to modules: {error}") from error
+
+
+def _lock_down(locks: Locks) -> None:
     if locks.signatures.read_text("ascii").strip() == "Y":
         return
     mounted = run("mount", "-t", "securityfs", "-o", "nosuid,nodev,noexec", "securityfs", str(locks.security))

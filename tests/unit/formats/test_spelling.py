@@ -43,7 +43,7 @@ from cvmtool.owner import chain, crl, epochs, fit, jobfile, kds, pipeline, toml
             control.ControlError,
             (
                 "order request manifest sealed pack-missing pack-integrity pack-header pack-key output gpu "
-                "volume-missing volume-header volume-key volume-integrity volume-rolled-back shell access"
+                "volume-missing volume-header volume-key volume-integrity volume-rolled-back shell access kernel"
             ),
         ),
         (channel.Refusal, "host-data bad-report no-report busy"),

@@ -139,11 +139,11 @@ def test_a_kernel_that_cannot_be_closed_gets_no_nodes(machine):
     machine.plug(0)
 
     def lock():
-        raise OSError("no securityfs")
+        raise RefusedError(ControlError.KERNEL, "no securityfs")
 
     with pytest.raises(RefusedError) as caught:
         bring_up(machine.driver, lock=lock)
-    assert caught.value.error is ControlError.GPU
+    assert caught.value.error is ControlError.KERNEL
     assert not list(machine.driver.nodes.iterdir())
 
 
@@ -242,6 +242,11 @@ def test_a_kernel_whose_command_line_closed_it_is_left_alone(tmp_path, monkeypat
 def test_what_cannot_be_closed_is_an_error(tmp_path, monkeypatch):
     kernel = Kernel(tmp_path, monkeypatch, signed="N")
     kernel.code = 32
-    with pytest.raises(OSError, match="securityfs"):
+    with pytest.raises(RefusedError) as caught:
         lock_down(kernel.locks)
+    assert (caught.value.error, "securityfs" in caught.value.detail) == (ControlError.KERNEL, True)
     assert kernel.settings == ("N\n", None)
+    kernel.locks.signatures.unlink()
+    with pytest.raises(RefusedError) as caught:
+        lock_down(kernel.locks)
+    assert (caught.value.error, "sig_enforce" in caught.value.detail) == (ControlError.KERNEL, True)
