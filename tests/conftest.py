@@ -12,11 +12,21 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.vectors import VECTORS
 
 _OWN_HOME = itertools.count()
+
+# How long an example takes says how busy the machine is.
+settings.register_profile(
+    "cvmtool",
+    settings(),  # of a CI, say
+    deadline=None,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.too_slow],
+)
+settings.load_profile("cvmtool")
 
 
 def pytest_addoption(parser):

@@ -153,7 +153,7 @@ def test_a_number_in_raised_digits_is_one():
     assert redact("4111 1111 1111 111\u00b9", "card") == "[card]"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(PIECES, max_size=6).map("".join))
 def test_nothing_that_was_to_go_is_left(text):
     redacted = redact(text, "card", "ipv4", "email")
@@ -163,7 +163,7 @@ def test_nothing_that_was_to_go_is_left(text):
     assert redact(redacted, "card", "ipv4", "email") == redacted
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=40))
 def test_any_text_comes_to_an_end(text):
     try:

@@ -210,7 +210,7 @@ CELL = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.lists(st.lists(CELL, max_size=4).map("".join), min_size=3, max_size=3), min_size=1, max_size=5))
 def test_no_cell_that_was_to_go_is_left(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("t")
@@ -228,7 +228,7 @@ def test_no_cell_that_was_to_go_is_left(tmp_path_factory, rows):
                 assert new == old
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=120))
 def test_any_bytes_are_scrubbed_or_refused(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("t")
@@ -335,7 +335,7 @@ def texts(value):
     return [text for item in value for text in texts(item)] if isinstance(value, list) else [str(value)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(JSON, max_size=4))
 def test_no_json_text_that_was_to_go_is_left(tmp_path_factory, documents):
     folder = tmp_path_factory.mktemp("t")

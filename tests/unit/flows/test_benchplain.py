@@ -80,7 +80,7 @@ def test_what_is_no_run(said, error):
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_bytes_end_in_a_deliberate_error(said):
     with pytest.raises(CvmError):
         listened(said)

@@ -224,7 +224,7 @@ def test_what_is_no_request(service, data):
     assert (answer["ok"], answer["error"]) == (False, "request")
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60))
 def test_any_bytes_get_an_answer_or_none(service, data):
     try:

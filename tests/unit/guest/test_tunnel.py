@@ -234,7 +234,7 @@ def test_what_is_no_frame_of_a_tunnel_ends_it(wire, bad):
     assert wire.inside.recv(16) == b""
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(min_size=1, max_size=40))
 def test_any_bytes_end_it_or_are_carried(data):
     with ExitStack() as stack:

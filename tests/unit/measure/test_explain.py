@@ -229,7 +229,7 @@ def test_an_expected_launch_that_cannot_be_is_refused(change):
         found(bytes(48), (), replace(LAUNCH, **change))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), count=st.integers(1, SEARCHED_VCPUS))
 def test_any_one_deviation_with_any_count_is_explained(data, count):
     deviation = data.draw(st.sampled_from(DEVIATIONS))

@@ -124,7 +124,7 @@ def test_the_time_is_an_argument(receipt):
         receipt.verify(at=NOW + timedelta(days=365 * 40))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_flipped_byte_is_refused(receipt, data):
     at = data.draw(st.integers(0, len(receipt.data) - 1))

@@ -69,7 +69,7 @@ class HostileHost:
         return self._draw(answer)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
 def test_any_answers_give_facts_and_a_diagnosis(data):
     facts = probe(HostileHost(data), store="/var/lib/x/y", clock=lambda: OWNER_CLOCK)
