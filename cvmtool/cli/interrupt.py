@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
+    from types import FrameType
 
 PATIENCE_SECONDS = 20.0
 """For so long after the first signal further ones are ignored; then they end even a clean-up, if a host hangs."""
@@ -42,12 +43,15 @@ class Interruption:
         self._said = False
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
-    def __call__(self, number: int, _frame: object) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle one signal."""
         if number == signal.SIGHUP:
             self._forget_terminal()
         now = time.monotonic()
         if self._first is None or now - self._first > PATIENCE_SECONDS:
+            if _is_in_hook(frame):
+                self._raise_later()
+                return
             self._first = now
             raise Interrupted
         if not self._said:
@@ -64,7 +68,9 @@ class Interruption:
             sys.__unraisablehook__(unraisable)
             return
         self._first = None
-        # A moment later, for here it would be lost as well.
+        self._raise_later()  # here it would be lost as well
+
+    def _raise_later(self) -> None:
         signal.signal(signal.SIGALRM, self)
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
 
@@ -73,6 +79,13 @@ class Interruption:
         with suppress(OSError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a descriptor is all that is wanted
             for descriptor in self._terminals:
                 os.dup2(nowhere.fileno(), descriptor)
+
+
+def _is_in_hook(frame: FrameType | None) -> bool:
+    """Say whether an exception, if it were raised now, would be lost once more."""
+    while frame is not None and frame.f_code is not Interruption.lost.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def install() -> None:

@@ -39,7 +39,7 @@ from cvmtool.formats import (
 )
 from cvmtool.formats.job import OutputKind
 from cvmtool.guest import kinds, lukshdr
-from cvmtool.host import capabilities, live
+from cvmtool.host import capabilities, gpu, live
 from cvmtool.image import container, elf, licences, lock, recipe
 from cvmtool.measure import hashes, ovmf, seed
 from cvmtool.measure.launch import firmware_seed
@@ -374,6 +374,12 @@ PARSERS: dict[str, Parser] = {
     ),
     "host.capabilities.parse_capabilities": Parser(
         text(capabilities.parse_capabilities), seeds(test_capabilities.XML.encode()), HostError
+    ),
+    "host.gpu.parse_gpus": Parser(
+        text(lambda words: gpu.parse_gpus(words.split())),
+        seeds(b"0000:41:00.0", b"0000:41:00.0 0000:c1:00.0"),
+        refusal=ConfigError,
+        write=lambda gpus: " ".join(one.address for one in gpus).encode(),
     ),
     "host.live.parse_live_domain": Parser(
         text(live.parse_live_domain), lambda: files("tests/golden/domain-*.xml"), HostError

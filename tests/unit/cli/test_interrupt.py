@@ -125,10 +125,23 @@ print("go on")
     assert run(plain).returncode == -signal.SIGINT
 
 
-def test_an_interruption_that_python_can_only_ignore_comes_again(run):
-    program = """
+@pytest.mark.parametrize("slow", [False, True], ids=["quick", "slow"])
+def test_an_interruption_that_python_can_only_ignore_comes_again(run, slow):
+    """On a machine that is slow it does so before Python has made an end of the first, and would be lost with that."""
+    program = f"""
 import os, signal, sys, time
 from cvmtool.cli import interrupt
+
+class Slow(interrupt.Interruption):
+    waits = {slow}
+
+    def _raise_later(self):
+        super()._raise_later()
+        if self.waits:
+            self.waits = False
+            time.sleep(0.5)
+
+interrupt.Interruption = Slow
 
 class Final:
     def __del__(self):
