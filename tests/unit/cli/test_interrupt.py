@@ -145,7 +145,7 @@ interrupt.Interruption = Slow
 
 class Final:
     def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored below whoever started the tests in the background
 
 interrupt.install()
 try:
